@@ -1,0 +1,43 @@
+"""Packaging of dpr_jax; the tested versions are in BUILD_NOTES.md."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+  name="dpr_jax",
+  version="0.1.0",
+  description="Deep single-image portrait relighting in JAX/Flax",
+  long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  packages=find_packages(include=["dpr_jax", "dpr_jax.*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.1",
+    "av>=14",
+    "flax>=0.12",
+    "jax>=0.10",
+    "mediapipe>=1.0",
+    "ml_dtypes>=0.5",
+    "numpy>=2.1",
+    # The one OpenCV wheel: MediaPipe requires it, and a second one would overwrite its files.
+    "opencv-contrib-python>=5.0",
+    "openexr>=3.3",
+    "pillow>=11.3",
+    "pooch[progress]>=1.8",
+    "scikit-image>=0.25",
+    "scipy>=1.15",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "cuda12": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    "tfds": ["tensorflow-datasets>=4.9", "tensorflow"],
+    "beam": ["apache-beam"],
+    "app": ["gradio"],
+    "test": ["pyshtools", "pytest>=8", "ruff"],
+  },
+)

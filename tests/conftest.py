@@ -1,0 +1,29 @@
+"""Where the reference data are, and a JAX that forgives nothing."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("DPR_SHARED", ROOT.parent / "shared")).resolve()
+
+# Weights and models as a user would supply them by hand; tests never download.
+os.environ.setdefault("DPR_ASSETS", os.pathsep.join([str(SHARED / "reference/dpr"), str(SHARED / "models")]))
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+  """The path of a file or folder of the reference data; skips, naming it, where it is absent."""
+
+  def find(relative: str) -> Path:
+    path = SHARED / relative
+    if not path.exists():
+      pytest.skip(f"reference data missing: {path} (set DPR_SHARED)")
+    return path
+
+  return find
