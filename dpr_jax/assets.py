@@ -1,0 +1,138 @@
+"""Files of others that are fetched once, on first use: public address, SHA-256 and terms of each."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+import textwrap
+
+import pooch
+
+from dpr_jax.errors import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Asset:
+  """A file that belongs to somebody else and is not part of this package.
+
+  Attributes:
+    name: how our code and flags call it.
+    filename: its file name, in the cache and in the folders of `DPR_ASSETS`.
+    url: its public address.
+    sha256: of its content, in hex.
+    terms: one line to show the user before first use; None where the licence restricts no use.
+  """
+
+  name: str
+  filename: str
+  url: str
+  sha256: str
+  terms: str | None
+
+
+_OFFICIAL_WEIGHTS = (
+  "https://raw.githubusercontent.com/zhhoper/DPR/737efadaf09a2f0f2f8b1e7f8372c6734dfaa5bc/trained_model"
+)
+_OFFICIAL_TERMS = "official DPR weights, for research use only (Zhou et al., ICCV 2019)"
+
+ASSETS = {
+  asset.name: asset
+  for asset in (
+    Asset(
+      name="official-512",
+      filename="trained_model_03.t7",
+      url=f"{_OFFICIAL_WEIGHTS}/trained_model_03.t7",
+      sha256="950157bf950b899eba7bb1a6439d602e89fef9d180e235d034774d6d8583bc51",
+      terms=_OFFICIAL_TERMS,
+    ),
+    Asset(
+      name="official-1024",
+      filename="trained_model_1024_03.t7",
+      url=f"{_OFFICIAL_WEIGHTS}/trained_model_1024_03.t7",
+      sha256="e2a1d88fa0f6bf8a2a284df658eaaf17eba4b818965742f885a9cce93ae1f288",
+      terms=_OFFICIAL_TERMS,
+    ),
+    Asset(
+      name="face-landmarker",
+      filename="face_landmarker.task",
+      url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+      sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+      terms=None,  # Apache-2.0
+    ),
+  )
+}
+
+
+def asset_path(name: str) -> pathlib.Path:
+  """Returns where an asset lies, fetching it first if it lies nowhere yet.
+
+  Looked for in the folders of the environment variable `DPR_ASSETS` (separated as in `PATH`), then in the cache:
+  `DPR_CACHE`, or else the platform's cache folder. Its SHA-256 is checked wherever it is found. Terms that restrict
+  its use are printed to stderr, once per machine.
+
+  Args:
+    name: a key of `ASSETS`.
+
+  Raises:
+    BadInput: unknown name, a file in `DPR_ASSETS` with other content, or the download fails.
+  """
+  if name not in ASSETS:
+    raise BadInput(f"unknown asset {name!r}, expected one of {', '.join(ASSETS)}")
+  asset = ASSETS[name]
+  cache = pathlib.Path(os.environ.get("DPR_CACHE") or pooch.os_cache("dpr_jax")).expanduser()
+  path = _given(asset) or _fetched(asset, cache)
+  _show_terms(asset, cache)
+  return path
+
+
+def _given(asset: Asset) -> pathlib.Path | None:
+  for folder in filter(None, os.environ.get("DPR_ASSETS", "").split(os.pathsep)):
+    path = pathlib.Path(folder).expanduser() / asset.filename
+    if os.path.isfile(path):
+      if (sha256 := _sha256(path)) != asset.sha256:
+        raise BadInput(f"{path}: not the expected file, its SHA-256 is {sha256}, expected {asset.sha256}")
+      return path
+  return None
+
+
+def _fetched(asset: Asset, cache: pathlib.Path) -> pathlib.Path:
+  try:
+    # Does nothing where the cache has the file already. Else writes to a temporary name, checks the hash, renames.
+    path = pooch.retrieve(asset.url, f"sha256:{asset.sha256}", asset.filename, cache, progressbar=sys.stderr.isatty())
+  except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash is a ValueError
+    raise BadInput(
+      f"{asset.filename}: cannot be fetched from {asset.url} into {cache} ({textwrap.shorten(str(error), 300)}); get "
+      f"it elsewhere (SHA-256 {asset.sha256}) and put it into a folder that DPR_ASSETS names"
+    ) from None
+  return pathlib.Path(path)
+
+
+def _sha256(path: pathlib.Path) -> str:
+  try:
+    status = path.stat()
+    return _hash_once(path, status.st_mtime_ns, status.st_size)
+  except OSError as error:
+    raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@functools.cache
+def _hash_once(path: pathlib.Path, mtime_ns: int, size: int) -> str:
+  """Hashes a file once per process, and again only if it has changed."""
+  return pooch.file_hash(str(path))
+
+
+def _show_terms(asset: Asset, cache: pathlib.Path) -> None:
+  shown = cache / f"{asset.filename}.terms-shown"
+  if asset.terms is None or os.path.exists(shown):
+    return
+  with contextlib.suppress(OSError):  # where the cache cannot be written: once per process
+    cache.mkdir(parents=True, exist_ok=True)
+    shown.touch()
+  _print_once(f"{asset.name}: {asset.terms}")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+  print(line, file=sys.stderr)
