@@ -1,0 +1,289 @@
+"""Second-order spherical harmonics (SH): basis, shading, rotation, conventions.
+
+A light is 9 numbers `[..., 9]`: the projection of the radiance L(w) that arrives from direction w onto the orthonormal
+real harmonics, in the order `1, y, z, x, xy, yz, 3z^2-1, xz, x^2-y^2`. Coordinates: x to the image's right, y into the
+scene (away from the camera: a normal that faces the camera has y = -1), z up. These are the numbers of the official
+network (and of SHTOOLS, without the Condon-Shortley phase). A direction always points *to* where light comes from.
+
+`basis`, `radiance` and `shading` give NumPy for NumPy and jnp for jnp; `rotate`, `convert`, `directional` and
+`normalise` are in jnp. All of these can be used under `jit`, `vmap` and `grad`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+_SQRT_PI = np.sqrt(np.pi)
+_BAND0 = 1 / (2 * _SQRT_PI)
+_BAND1 = np.sqrt(3) / (2 * _SQRT_PI)
+_BAND2 = np.sqrt(15) / (2 * _SQRT_PI)
+
+# Convolution of a light with the clamped cosine, band by band (Basri & Jacobs 2003; Ramamoorthi & Hanrahan 2001).
+LAMBERTIAN = np.repeat([np.pi, 2 * np.pi / 3, np.pi / 4], [1, 3, 5]).astype(np.float32)
+
+# Band 2 as quadratic forms: harmonic k + 4 of direction d is d^T _QUADRATIC[k] d. Traceless and mutually orthogonal.
+_QUADRATIC = (
+  _BAND2
+  * np.array(
+    [
+      [[0, 1, 0], [1, 0, 0], [0, 0, 0]],
+      [[0, 0, 0], [0, 0, 1], [0, 1, 0]],
+      np.diag([-1, -1, 2]) / np.sqrt(3),
+      [[0, 0, 1], [0, 0, 0], [1, 0, 0]],
+      np.diag([1, -1, 0]),
+    ]
+  )
+  / 2
+)
+_QUADRATIC_NORM = np.sum(_QUADRATIC[0] ** 2)  # the same for all five
+
+# Band 1 stores (y, z, x); as a vector (x, y, z) it is band1[_XYZ], and back vector[_YZX].
+_XYZ = np.array([2, 0, 1])
+_YZX = np.array([1, 2, 0])
+
+
+def _check_light(sh: jax.Array) -> None:
+  if sh.shape[-1:] != (9,):
+    raise ValueError(f"a light must be [..., 9], not {list(sh.shape)}")
+
+
+def basis(directions: jax.Array) -> jax.Array:
+  """The nine harmonics at unit directions `[..., 3]` -> `[..., 9]`."""
+  xp = directions.__array_namespace__()
+  x, y, z = xp.moveaxis(directions, -1, 0)
+  return xp.stack(
+    [
+      xp.full_like(x, _BAND0),
+      _BAND1 * y,
+      _BAND1 * z,
+      _BAND1 * x,
+      _BAND2 * x * y,
+      _BAND2 * y * z,
+      _BAND2 / (2 * np.sqrt(3)) * (3 * z * z - 1),
+      _BAND2 * x * z,
+      _BAND2 / 2 * (x * x - y * y),
+    ],
+    axis=-1,
+  )
+
+
+def radiance(sh: jax.Array, directions: jax.Array) -> jax.Array:
+  """The light `[9]` that arrives from unit directions `[..., 3]` -> `[...]`."""
+  _check_light(sh)
+  return basis(directions) @ sh
+
+
+def shading(normals: jax.Array, sh: jax.Array) -> jax.Array:
+  """Lambertian shading f(N, L) of a white surface (Zhou et al. 2019, equation 2).
+
+  Args:
+    normals: unit normals `[..., 3]`.
+    sh: one light `[9]`.
+
+  Returns:
+    `[...]`; negative where second-order SH light goes negative.
+  """
+  _check_light(sh)
+  return basis(normals) @ (LAMBERTIAN * sh)
+
+
+def rotate(sh: jax.Array, rotation: jax.Array) -> jax.Array:
+  """Lights `[..., 9]` turned by `rotation` `[3, 3]`: light from direction d then comes from `rotation @ d`.
+
+  Exact, band by band: band 1 is a vector, band 2 a traceless symmetric matrix. `rotation` may be any orthogonal matrix,
+  a mirror included.
+  """
+  sh, rotation = jnp.asarray(sh), jnp.asarray(rotation)
+  _check_light(sh)
+  dtype = jnp.result_type(sh, jnp.float32)
+  rotation, quadratic = rotation.astype(dtype), jnp.asarray(_QUADRATIC, dtype)
+  with jax.default_matmul_precision("highest"):
+    band1 = jnp.einsum("ij,...j->...i", rotation, sh[..., 1:4][..., _XYZ])[..., _YZX]
+    matrix = jnp.einsum("...k,kij->...ij", sh[..., 4:], quadratic)
+    matrix = jnp.einsum("ai,...ij,bj->...ab", rotation, matrix, rotation)
+    band2 = jnp.einsum("...ij,kij->...k", matrix, quadratic) / _QUADRATIC_NORM
+  return jnp.concatenate([sh[..., :1], band1, band2], axis=-1)
+
+
+def turn(degrees: float) -> np.ndarray:
+  """The rotation `[3, 3]` about the vertical that carries light from the front to image left, then to the back."""
+  c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+  return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]], np.float32)
+
+
+def roll(degrees: float) -> np.ndarray:
+  """The rotation `[3, 3]` about the view axis that carries light from image right to the top, then to image left."""
+  c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+  return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]], np.float32)
+
+
+def direction(azimuth: float, elevation: float) -> np.ndarray:
+  """Degrees -> unit direction `[3]`. (0, 0) is the camera; azimuth grows to the image's left, elevation upwards."""
+  azimuth, elevation = np.radians(azimuth), np.radians(elevation)
+  return np.array(
+    [-np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32
+  )
+
+
+def directional(towards: jax.Array, ambient: float = 0.3, dc: float = 0.75) -> jax.Array:
+  """A large soft lamp plus even light from everywhere.
+
+  The lamp's radiance is a lobe, max(0, cos) around its direction: as hard as nine numbers can say without going far
+  below zero on the other side. With the default ambient share the contrast is that of the authors' example lights.
+
+  Args:
+    towards: unit direction to the lamp, `[..., 3]`.
+    ambient: the share of the light that is even, 0 (lamp only) to 1 (no lamp).
+    dc: the first coefficient, which sets the mean radiance; the networks were trained on 0.7 to 0.9.
+
+  Returns:
+    `[..., 9]`.
+  """
+  lamp = basis(jnp.asarray(towards)) * (LAMBERTIAN / LAMBERTIAN[0] * dc / _BAND0).astype(np.float32)
+  even = np.eye(1, 9, dtype=np.float32)[0] * dc
+  return ambient * even + (1 - ambient) * lamp
+
+
+def normalise(sh: jax.Array, dc: float = 0.8) -> jax.Array:
+  """Lights `[..., 9]` scaled to a first coefficient of `dc`, which must be positive to begin with."""
+  _check_light(sh)
+  return sh * (dc / sh[..., :1])
+
+
+def minimum(sh: np.ndarray) -> float:
+  """The smallest radiance of a light `[9]` over all directions; below 0 no physical light has these 9 numbers.
+
+  Exact. With the light as c + b.d + d^T A d, a minimum on the sphere solves (A - m I) d = -b / 2 with m at most the
+  smallest eigenvalue of A; m is the root of |d| = 1 (a trust-region subproblem: Moré & Sorensen 1983).
+  """
+  sh = np.asarray(sh, np.float64)
+  _check_light(sh)
+  b = _BAND1 * sh[1:4][_XYZ]
+  eigenvalues, axes = np.linalg.eigh(np.tensordot(sh[4:], _QUADRATIC, 1))
+  b = axes.T @ b
+
+  def excess(m):
+    return np.sum((b / 2 / (eigenvalues - m)) ** 2) - 1
+
+  smallest, norm = eigenvalues[0], np.linalg.norm(b)
+  margin = 1e-12 * max(1.0, norm, np.ptp(eigenvalues))
+  if norm <= margin:
+    return float(_BAND0 * sh[0] + smallest)
+  # |d| falls from infinity at m = smallest to below 1 at m = smallest - |b|/2 - margin, unless b has no part along the
+  # lowest axis (the "hard case": the rest of d then lies along that axis).
+  if excess(smallest - margin) <= 0:
+    d = np.where(eigenvalues - smallest <= margin, 0, -b / 2 / np.maximum(eigenvalues - smallest, margin))
+    d[0] = np.sqrt(max(0.0, 1 - d @ d))
+  else:
+    m = optimize.brentq(excess, smallest - norm / 2 - 2 * margin, smallest - margin, xtol=1e-15)
+    d = -b / 2 / (eigenvalues - m)
+  d /= np.linalg.norm(d)
+  return float(_BAND0 * sh[0] + b @ d + eigenvalues @ d**2)
+
+
+def environment(panorama: np.ndarray) -> np.ndarray:
+  """Projects a latitude-longitude environment map onto the harmonics.
+
+  The panorama is what a viewer at the subject sees: its centre lies behind the subject, straight into the scene (+y),
+  columns run to the viewer's right (the right quarter is image right, both edges are the camera's side), the top row is
+  up.
+
+  Args:
+    panorama: linear radiance, `[H, W]` or `[H, W, C]`.
+
+  Returns:
+    `[9]`, or `[C, 9]`.
+
+  Raises:
+    ValueError: wrong shape or non-finite values.
+  """
+  panorama = np.asarray(panorama, np.float64)
+  if panorama.ndim not in (2, 3) or 0 in panorama.shape:
+    raise ValueError(f"a panorama must be [H, W] or [H, W, C], not {list(panorama.shape)}")
+  if not np.isfinite(panorama).all():
+    raise ValueError("the panorama has values that are not finite")
+  height, width = panorama.shape[:2]
+  edges = np.pi / 2 - np.linspace(0, np.pi, height + 1)
+  elevation = (edges[:-1] + edges[1:]) / 2
+  longitude = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
+  x = np.cos(elevation)[:, None] * np.sin(longitude)
+  y = np.cos(elevation)[:, None] * np.cos(longitude)
+  z = np.broadcast_to(np.sin(elevation)[:, None], x.shape)
+  # The solid angle of a pixel: the exact integral of cos(elevation) over its row.
+  solid_angle = (np.sin(edges[:-1]) - np.sin(edges[1:])) * (2 * np.pi / width)
+  harmonics = basis(np.stack([x, y, z], axis=-1)) * solid_angle[:, None, None]
+  return np.einsum("hwk,hw...->...k", harmonics, panorama).astype(np.float32)
+
+
+class Convention(NamedTuple):
+  """How somebody else writes a light.
+
+  Attributes:
+    axes: `[3, 3]`; row i is their i-th axis in our coordinates (right, into the scene, up).
+    order: `[9]`; their k-th coefficient is harmonic number `order[k]` of our order, taken in their axes.
+  """
+
+  axes: np.ndarray
+  order: np.ndarray
+
+
+_OUR_ORDER = np.arange(9)
+_RIGHT, _INTO, _UP = np.eye(3, dtype=np.float32)
+
+CONVENTIONS = {
+  # This project, the official network, SHTOOLS.
+  "dpr": Convention(np.stack([_RIGHT, _INTO, _UP]), _OUR_ORDER),
+  # Basel Illumination Prior (Egger et al. 2018), as the scalismo-faces renderer defines it: x right, y up, z out of the
+  # picture towards the viewer; the same order of harmonics.
+  "bip": Convention(np.stack([_RIGHT, _UP, -_INTO]), _OUR_ORDER),
+  # SfSNet (Sengupta et al. 2018): 1, z, x, y, 3z^2-1, xz, yz, x^2-y^2, xy; x down, y right, z towards the viewer, which
+  # are the axes that the authors of DPR give for it.
+  "sfsnet": Convention(np.stack([-_UP, _RIGHT, -_INTO]), np.array([0, 2, 3, 1, 6, 7, 5, 8, 4])),
+  # A computer-vision camera, 3DDFA's: x right, y down, z into the scene.
+  "camera": Convention(np.stack([_RIGHT, -_UP, _INTO]), _OUR_ORDER),
+}
+
+
+def convert(sh: jax.Array, source: str, target: str = "dpr") -> jax.Array:
+  """Lights `[..., 9]` from one of `CONVENTIONS` to another. Exact, both ways.
+
+  Raises:
+    ValueError: an unknown convention.
+  """
+  for name in (source, target):
+    if name not in CONVENTIONS:
+      raise ValueError(f"unknown SH convention {name!r}; known: {', '.join(CONVENTIONS)}")
+  source, target = CONVENTIONS[source], CONVENTIONS[target]
+  ours = rotate(jnp.asarray(sh)[..., np.argsort(source.order)], source.axes.T)
+  return rotate(ours, target.axes)[..., target.order]
+
+
+def sphere_normals(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """The half sphere that faces the camera, as a picture `size` pixels wide.
+
+  Returns:
+    normals: `[size, size, 3]`, unit length inside the disc, (0, -1, 0) outside it.
+    disc: `[size, size]` bool.
+  """
+  x, z = np.meshgrid(np.linspace(-1, 1, size), np.linspace(1, -1, size))
+  disc = x**2 + z**2 <= 1
+  x, z = x * disc, z * disc
+  y = -np.sqrt(1 - x**2 - z**2)
+  return np.stack([x, y, z], axis=-1).astype(np.float32), disc
+
+
+def sphere_picture(sh: jax.Array, size: int = 256) -> np.ndarray:
+  """A white Lambertian sphere under a light `[9]`, as the authors show it: uint8 `[size, size]`, black around the disc.
+
+  Stretched to the full range between the darkest point and the 95th percentile, so it shows where a light comes from,
+  not how strong it is.
+  """
+  normals, disc = sphere_normals(size)
+  shade = shading(normals.astype(np.float64), np.asarray(sh))
+  shade = np.minimum(shade, np.percentile(shade, 95))
+  span = np.ptp(shade)
+  stretched = (shade - shade.min()) / span if span > 1e-6 else np.ones_like(shade)
+  return (stretched * 255).astype(np.uint8) * disc
