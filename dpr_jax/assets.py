@@ -65,11 +65,16 @@ ASSETS = {
 }
 
 
+def cache_folder() -> pathlib.Path:
+  """Returns where downloads and compiled code are kept: `DPR_CACHE`, or else the platform's cache folder."""
+  return pathlib.Path(os.environ.get("DPR_CACHE") or pooch.os_cache("dpr_jax")).expanduser()
+
+
 def asset_path(name: str) -> pathlib.Path:
   """Returns where an asset lies, fetching it first if it lies nowhere yet.
 
-  Looked for in the folders of the environment variable `DPR_ASSETS` (separated as in `PATH`), then in the cache:
-  `DPR_CACHE`, or else the platform's cache folder. Its SHA-256 is checked wherever it is found. Terms that restrict
+  Looked for in the folders of the environment variable `DPR_ASSETS` (separated as in `PATH`), then in
+  `cache_folder()`. Its SHA-256 is checked wherever it is found. Terms that restrict
   its use are printed to stderr, once per machine.
 
   Args:
@@ -81,7 +86,7 @@ def asset_path(name: str) -> pathlib.Path:
   if name not in ASSETS:
     raise BadInput(f"unknown asset {name!r}, expected one of {', '.join(ASSETS)}")
   asset = ASSETS[name]
-  cache = pathlib.Path(os.environ.get("DPR_CACHE") or pooch.os_cache("dpr_jax")).expanduser()
+  cache = cache_folder()
   path = _given(asset) or _fetched(asset, cache)
   _show_terms(asset, cache)
   return path
@@ -103,8 +108,9 @@ def _fetched(asset: Asset, cache: pathlib.Path) -> pathlib.Path:
     path = pooch.retrieve(asset.url, f"sha256:{asset.sha256}", asset.filename, cache, progressbar=sys.stderr.isatty())
   except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash is a ValueError
     raise BadInput(
-      f"{asset.filename}: cannot be fetched from {asset.url} into {cache} ({textwrap.shorten(str(error), 300)}); get "
-      f"it elsewhere (SHA-256 {asset.sha256}) and put it into a folder that DPR_ASSETS names"
+      f"{asset.filename}: cannot be fetched from {asset.url} ({type(error).__name__}: "
+      f"{textwrap.shorten(str(error), 80)}); put the file (SHA-256 {asset.sha256}) into {cache}, or into a folder "
+      "that DPR_ASSETS names"
     ) from None
   return pathlib.Path(path)
 

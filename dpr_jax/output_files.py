@@ -28,7 +28,7 @@ def atomic_output(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
       block that names some other file passes as it is.
   """
   path = Path(path)
-  _check_free(path, overwrite)
+  check_free(path, overwrite)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -43,27 +43,28 @@ def atomic_output(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
   except OSError as error:
     if error.filename is not None and Path(error.filename) not in (temporary, path):
       raise
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from error
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: str | os.PathLike, overwrite: bool) -> None:
+  """Raises BadInput if `path` is a folder, or exists without `overwrite`: ask before long work, not only after it."""
+  path = Path(path)
   if path.is_dir():
     raise BadInput(f"{path}: is a folder, not a file to write to")
   if not overwrite and os.path.lexists(path):
-    raise BadInput(f"{path}: exists already and is not to be overwritten")
+    raise BadInput(f"{path}: exists already (--overwrite replaces it)")
 
 
 def _move_to_free_path(temporary: Path, path: Path) -> None:
   """Moves `temporary` to `path`, where nothing may lie yet: os.replace alone would replace it silently."""
   try:
     os.link(temporary, path)
-  except (
-    OSError
-  ):  # something lies there, or no hard links here (FAT, some network mounts): claim the name, then fill it
+  except OSError:
+    # Something lies there, or no hard links here (FAT, some network mounts): claim the name, then fill it.
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     try:
       os.replace(temporary, path)

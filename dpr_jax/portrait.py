@@ -1,0 +1,274 @@
+"""A photo of anybody, anywhere: relight every face in the framing the networks know, and carry the change back.
+
+The networks were trained on square portraits framed like CelebA-HQ, at 512 or 1024 pixels. A face is cut out that way
+(turned upright if the head leans, and the light turned with it), relit, and what returns to the photo is not the
+network's picture but the *ratio* of new to old luminance: at the photo's own resolution every pore and hair stays, and
+away from the head nothing changes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dpr_jax import color, sh
+from dpr_jax.faces import Face, Framing, frame_face
+from dpr_jax.hourglass import Encoding
+from dpr_jax.matte import head_weight
+from dpr_jax.native_libraries import import_native
+from dpr_jax.relighting import Params, decode_luminance, encode_luminance
+
+cv2 = import_native("cv2")
+
+# Luminance (L / 100) added to both sides of the ratio: black stays black, and noise in shadows is not amplified.
+_RATIO_OFFSET = 0.04
+_MAX_LOG_RATIO = np.log(12)
+# The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
+# L / 100 from which on it keeps an edge.
+_GUIDE_RADIUS = 4
+_GUIDE_EPSILON = 0.02**2
+# A photo is edited in strips, so that memory does not grow with it.
+_STRIP_ROWS = 256
+
+
+class FramedFace(NamedTuple):
+  """A face as the network has seen it; all it takes to put it under any light.
+
+  Attributes:
+    framing: where it is.
+    luminance: L / 100 in the square, `[S, S]`.
+    weight: how much of the relighting each pixel of the square receives, `[S, S]`.
+    encoding: the network's encoding of `luminance`.
+    source_light: `[9]`, the light on this face as estimated, in the photo's coordinates.
+  """
+
+  framing: Framing
+  luminance: np.ndarray
+  weight: np.ndarray
+  encoding: Encoding
+  source_light: np.ndarray
+
+
+class Portrait:
+  """A photo whose faces have been encoded: every further light costs only a decode.
+
+  Attributes:
+    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16.
+    faces: one `FramedFace` a face.
+  """
+
+  def __init__(self, params: Params, pixels: np.ndarray, faces: Sequence[Face], size: int = 512, *, dtype=None):
+    """Encodes the faces.
+
+    Args:
+      params: from `load_params`.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      faces: from `find_faces`, at least one.
+      size: side of the square that the network sees, 512 or 1024 for the networks of those names.
+      dtype: compute type of the convolutions.
+
+    Raises:
+      ValueError: pixels of another shape or type, or no faces.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
+      raise ValueError(f"pixels must be [H, W, 3] uint8 or uint16, not {list(pixels.shape)} {pixels.dtype}")
+    if not faces:
+      raise ValueError("a portrait needs at least one face")
+    self.pixels = pixels
+    self._params, self._dtype = params, dtype
+    self.faces = tuple(self._encode(face, size) for face in faces)
+
+  def _encode(self, face: Face, size: int) -> FramedFace:
+    framing = frame_face(face, size)
+    square = cut_square(self.pixels, framing)
+    luminance, encoding, source_light = _see(self._params, square, framing, self._dtype)
+    landmarks = face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+    weight = head_weight(square, landmarks, _edge_inside(framing, self.pixels.shape))
+    return FramedFace(framing, luminance, weight, encoding, source_light)
+
+  def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """The photo under another light.
+
+    Args:
+      light: `[9]`, in the photo's coordinates.
+      strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
+
+    Returns:
+      Pixels of the photo's shape and type. Pixels that no face's square reaches are the photo's own, bit for bit.
+    """
+    return _carry(self.pixels, [(face, self._log_ratio(face, light)) for face in self.faces], strength)
+
+  def _log_ratio(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
+    """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
+    upright = sh.rotate(jnp.asarray(light, jnp.float32), sh.roll(face.framing.roll))
+    size = face.luminance.shape
+    relit = decode_luminance(self._params, face.encoding, upright[None], size=size, dtype=self._dtype)
+    relit = np.asarray(relit[0, ..., 0])
+    log_ratio = np.log((relit + _RATIO_OFFSET) / (face.luminance + _RATIO_OFFSET))
+    log_ratio = np.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return _local_line(face.luminance, log_ratio, max(1, round(_GUIDE_RADIUS * size[0] / 512)), _GUIDE_EPSILON)
+
+
+class WholePhoto:
+  """The authors' own procedure, for photos that are framed like the training data: no faces are looked for.
+
+  The whole photo is resized to the network's square, L is replaced, and the square is resized back; so it costs the
+  detail that a square of 512 or 1024 cannot hold. 8 bits, as the authors' demo, digit for digit.
+
+  Attributes:
+    pixels: the photo, `[H, W, 3]` uint8 RGB.
+    source_light: `[9]`, its light as estimated.
+  """
+
+  def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype=None):
+    """Encodes the photo.
+
+    Args:
+      params: from `load_params`.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      size: side of the square that the network sees.
+      dtype: compute type of the convolutions.
+    """
+    self.pixels = to_8_bits(pixels)
+    self._params, self._dtype = params, dtype
+    square = cv2.resize(np.ascontiguousarray(self.pixels), (size, size))
+    self._lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
+    self._luminance = self._lab[..., 0].astype(np.float32) / 255
+    self._encoding = encode_luminance(params, jnp.asarray(self._luminance)[None, ..., None], dtype=dtype)
+    self.source_light = np.asarray(self._encoding.light[0])
+
+  def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """The photo under another light, `[H, W, 3]` uint8; see `Portrait.relight`."""
+    light = jnp.asarray(light, jnp.float32)[None]
+    relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
+    relit = np.asarray(relit[0, ..., 0])
+    if strength != 1:
+      log_ratio = np.log((relit + _RATIO_OFFSET) / (self._luminance + _RATIO_OFFSET))
+      relit = np.clip((self._luminance + _RATIO_OFFSET) * np.exp(strength * log_ratio) - _RATIO_OFFSET, 0, 1)
+    lab = self._lab.copy()
+    lab[..., 0] = (relit * 255).astype(np.uint8)  # truncated, as the authors do
+    return cv2.resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), self.pixels.shape[1::-1])
+
+
+def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int = 512) -> np.ndarray:
+  """The light `[9]` on one face of a photo, in the photo's coordinates; the arguments are those of `Portrait`."""
+  framing = frame_face(face, size)
+  return _see(params, cut_square(pixels, framing), framing, None)[2]
+
+
+def _see(params: Params, square: np.ndarray, framing: Framing, dtype) -> tuple[np.ndarray, Encoding, np.ndarray]:
+  """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light `[9]` in the photo."""
+  luminance = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
+  encoding = encode_luminance(params, jnp.asarray(luminance)[None, ..., None], dtype=dtype)
+  return luminance, encoding, np.asarray(sh.rotate(encoding.light[0], sh.roll(-framing.roll)))
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+  """Pixels or alpha, uint8 or uint16, as uint8."""
+  return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+  """The guided filter's local linear model, target = a * guide + b (He et al. 2013, equations 5, 6 and 8).
+
+  Kept as a and b instead of being evaluated: enlarged to the photo and evaluated on the photo's own luminance, they
+  give a ratio that follows edges which the small square does not even hold (He & Sun 2015, fast guided filter).
+
+  Args:
+    guide: `[S, S]`.
+    target: `[S, S]`.
+    radius: of the box window.
+    epsilon: variance of the guide below which a window counts as flat.
+
+  Returns:
+    `[S, S, 2]`: a and b.
+  """
+
+  def mean(x):
+    return cv2.blur(x, (2 * radius + 1, 2 * radius + 1))
+
+  mean_guide, mean_target = mean(guide), mean(target)
+  variance = mean(guide * guide) - mean_guide**2
+  a = (mean(guide * target) - mean_guide * mean_target) / (variance + epsilon)
+  return np.stack([mean(a), mean(mean_target - a * mean_guide)], axis=-1)
+
+
+def cut_square(pixels: np.ndarray, framing: Framing) -> np.ndarray:
+  """The framed face as a picture, `[S, S, 3]` uint8; where it reaches beyond the photo, the photo is mirrored."""
+  corners = _corners(framing)
+  height, width = pixels.shape[:2]
+  # A margin for the interpolation, and only what the photo has: the mirror then starts at the photo's edge.
+  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
+  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 3, (width, height))
+  part, matrix = pixels[top:bottom, left:right], _shifted(framing.matrix, left, top)
+  # Shrink by whole pixels first: a warp alone would skip pixels and alias.
+  shrink = int(1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2]))))
+  if shrink > 1:
+    rows, columns = (max(1, side // shrink) for side in part.shape[:2])
+    part = cv2.resize(part[: rows * shrink, : columns * shrink], (columns, rows), interpolation=cv2.INTER_AREA)
+    # Pixel j of the small picture is centred on pixel shrink * j + (shrink - 1) / 2 of the large one.
+    matrix = np.column_stack([matrix[:, :2] * shrink, _shifted(matrix, *[(shrink - 1) / 2] * 2)[:, 2]])
+  part, side = np.ascontiguousarray(to_8_bits(part)), (framing.size, framing.size)
+  return cv2.warpAffine(part, matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _shifted(matrix: np.ndarray, left: int, top: int) -> np.ndarray:
+  """`matrix` for coordinates that start at (left, top)."""
+  return np.column_stack([matrix[:, :2], matrix[:, :2] @ (left, top) + matrix[:, 2]])
+
+
+def _corners(framing: Framing) -> np.ndarray:
+  """The square's corners in the photo, `[4, 2]`."""
+  side = framing.size - 1
+  square = np.array([(0, 0), (side, 0), (side, side), (0, side)], float)
+  return (square - framing.matrix[:, 2]) @ np.linalg.inv(framing.matrix[:, :2]).T
+
+
+def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
+  """`[S, S]` bool: border pixels of the square that lie inside a photo of `shape`."""
+  edge = np.ones((framing.size, framing.size), bool)
+  edge[1:-1, 1:-1] = False
+  y, x = np.nonzero(edge)
+  in_photo = (np.column_stack([x, y]) - framing.matrix[:, 2]) @ np.linalg.inv(framing.matrix[:, :2]).T
+  edge[y, x] = ((in_photo > 0) & (in_photo < np.array(shape[1::-1]) - 1)).all(axis=1)
+  return edge
+
+
+def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], strength: float) -> np.ndarray:
+  """Applies the faces' ratios (`_local_line`s of log ratios) to the photo; where faces overlap, their weighted mean."""
+  out = pixels.copy()
+  white = np.iinfo(pixels.dtype).max
+  corners = [_corners(face.framing) for face, _ in edits]
+  everything = np.concatenate(corners)
+  left, top = np.maximum(np.floor(everything.min(axis=0)).astype(int), 0)
+  right, bottom = np.minimum(np.ceil(everything.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
+  maps = [np.dstack([line, face.weight]).astype(np.float32) for face, line in edits]
+  for start in range(top, bottom, _STRIP_ROWS):
+    stop = min(start + _STRIP_ROWS, bottom)
+    strip = out[start:stop, left:right]
+    lab = color.srgb_to_lab(strip.astype(np.float32) / white)
+    luminance = lab[..., 0] / 100
+    weighted = np.zeros_like(luminance)
+    total = np.zeros_like(luminance)
+    for (face, _), corner, face_maps in zip(edits, corners, maps, strict=True):
+      if corner[:, 1].max() < start or corner[:, 1].min() > stop:
+        continue
+      a, b, weight = cv2.split(
+        cv2.warpAffine(
+          face_maps,
+          _shifted(face.framing.matrix, left, start),
+          (right - left, stop - start),
+          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+          borderMode=cv2.BORDER_CONSTANT,
+        )
+      )
+      weighted += weight * np.clip(a * luminance + b, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+      total += weight
+    log_ratio = strength * weighted / np.maximum(total, 1)
+    changed = log_ratio != 0
+    relit = (luminance[changed] + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
+    lab = lab[changed]
+    lab[:, 0] = 100 * np.clip(relit, 0, 1)
+    strip[changed] = np.round(color.lab_to_srgb(lab) * white)
+  return out
