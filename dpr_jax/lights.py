@@ -1,0 +1,192 @@
+"""Where a light comes from: a preset, a direction, a file of SH numbers, an environment map, a reference portrait."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dpr_jax import portrait, sh
+from dpr_jax.errors import BadInput
+from dpr_jax.faces import find_faces
+from dpr_jax.hourglass import network_for
+from dpr_jax.native_libraries import import_native
+from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
+
+# OpenCV's weights of red, green and blue in gray, which the authors' light files were made with.
+_GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+
+_ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
+_NUMBER_SUFFIXES = (".txt", ".csv")
+_DEFAULT_AMBIENT = 0.3
+
+
+class Direction(NamedTuple):
+  """A lamp as a photographer places it.
+
+  Attributes:
+    azimuth: degrees from the camera to the image's left.
+    elevation: degrees upwards.
+    ambient: the share of the light that comes evenly from everywhere, 0 to 1.
+  """
+
+  azimuth: float
+  elevation: float
+  ambient: float = _DEFAULT_AMBIENT
+
+
+PRESETS = {
+  "front": Direction(0, 10),
+  "left": Direction(65, 10),
+  "right": Direction(-65, 10),
+  "top": Direction(0, 65),
+  "bottom": Direction(0, -45),
+  "left-top": Direction(50, 40),
+  "right-top": Direction(-50, 40),
+  "left-bottom": Direction(50, -30),
+  "right-bottom": Direction(-50, -30),
+  "rembrandt": Direction(45, 45, 0.15),
+  "rembrandt-right": Direction(-45, 45, 0.15),
+  "loop": Direction(30, 25),
+  "loop-right": Direction(-30, 25),
+  "butterfly": Direction(0, 45, 0.2),
+  "split": Direction(90, 5, 0.15),
+  "split-right": Direction(-90, 5, 0.15),
+  "flat": Direction(0, 0, 1.0),
+}
+
+
+def parse_light(text: str, params=None) -> np.ndarray:
+  """A target light from what a user writes.
+
+  Args:
+    text: one of
+      - a preset: `left`, `right`, `top`, `rembrandt`, ... (`PRESETS`); left is the image's left, the viewer's;
+      - `azimuth,elevation[,ambient]`: degrees to the image's left and upwards from the camera, and the share of even
+        light, 0 to 1;
+      - a text file of 9 SH numbers in the conventions of `dpr_jax.sh`, taken as they are; or of 27, red, green and
+        blue, as three times nine or as nine lines of three, which are made gray;
+      - a latitude-longitude environment map, `.hdr` or `.exr`, its centre straight behind the subject; scaled to the
+        mean brightness that the networks were trained on;
+      - a photo of a face, whose light is estimated by the network and transferred.
+    params: from `load_params`; needed for a photo only.
+
+  Returns:
+    `[9]` float32.
+
+  Raises:
+    BadInput: none of these, or a file that cannot be used.
+  """
+  text = text.strip()
+  preset = PRESETS.get(text.lower().replace("_", "-").replace(" ", "-"))
+  if preset is not None:
+    return _lamp(preset)
+  suffix = Path(text).suffix.lower()
+  if suffix in _ENVIRONMENT_SUFFIXES:
+    return _from_environment(text)
+  if suffix in PHOTO_SUFFIXES:
+    return _from_portrait(text, params)
+  if suffix in _NUMBER_SUFFIXES or Path(text).is_file():
+    return _from_numbers(text)
+  return _lamp(_parse_direction(text))
+
+
+def _lamp(light: Direction) -> np.ndarray:
+  return np.asarray(sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient))
+
+
+def _parse_direction(text: str) -> Direction:
+  try:
+    numbers = [float(part) for part in text.split(",")]
+  except ValueError:
+    numbers = []
+  if len(numbers) not in (2, 3):
+    raise BadInput(
+      f"light {text!r}: neither a file, nor azimuth,elevation[,ambient], nor one of {', '.join(sorted(PRESETS))}"
+    )
+  light = Direction(*numbers)
+  if not np.isfinite(numbers).all() or not -360 <= light.azimuth <= 360 or not -90 <= light.elevation <= 90:
+    raise BadInput(f"light {text!r}: azimuth must lie in -360 to 360 degrees, elevation in -90 to 90")
+  if not 0 <= light.ambient <= 1:
+    raise BadInput(f"light {text!r}: ambient must lie in 0 to 1")
+  return light
+
+
+def _from_numbers(path: str) -> np.ndarray:
+  try:
+    rows = [line.replace(",", " ").split() for line in Path(path).read_text().splitlines()]
+  except FileNotFoundError:
+    raise BadInput(f"{path}: no such file") from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise BadInput(f"{path}: cannot be read as a text file of SH numbers ({error})") from None
+  try:
+    numbers = np.array([float(word) for row in rows for word in row], np.float32)
+  except ValueError as error:
+    raise BadInput(f"{path}: {error}; a light file holds 9 or 27 numbers") from None
+  if numbers.size not in (9, 27):
+    raise BadInput(f"{path}: has {numbers.size} numbers; a light file holds 9, or 27 (9 each of red, green, blue)")
+  if not np.isfinite(numbers).all():
+    raise BadInput(f"{path}: has numbers that are not finite")
+  if numbers.size == 9:
+    return numbers
+  by_coefficient = [len(row) for row in rows if row] == [3] * 9  # nine lines of red, green, blue
+  return _GRAY_WEIGHTS @ (numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9))
+
+
+def _from_environment(path: str) -> np.ndarray:
+  panorama = read_environment(path)
+  light = sh.environment(panorama)
+  if light.ndim == 2:
+    light = _GRAY_WEIGHTS @ light
+  if not light[0] > 0:
+    raise BadInput(f"{path}: the environment map is black")
+  return np.asarray(sh.normalise(light))
+
+
+def read_environment(path: str) -> np.ndarray:
+  """A `.hdr` or `.exr` environment map as linear radiance, float32, `[H, W, 3]` RGB or `[H, W]`.
+
+  Raises:
+    BadInput: it cannot be read, or holds values that are negative or not finite.
+  """
+  if not Path(path).is_file():
+    raise BadInput(f"{path}: no such file")
+  read = _read_exr if Path(path).suffix.lower() == ".exr" else _read_hdr
+  panorama = read(path)
+  if not np.isfinite(panorama).all() or panorama.min() < 0:
+    raise BadInput(f"{path}: the environment map has values that are negative or not finite")
+  return panorama
+
+
+def _read_hdr(path: str) -> np.ndarray:
+  cv2 = import_native("cv2")
+  data = np.fromfile(path, np.uint8)
+  panorama = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data[:2].tobytes() == b"#?" else None
+  if panorama is None or panorama.dtype != np.float32:
+    raise BadInput(f"{path}: not a Radiance HDR file, or a damaged one")
+  return panorama[..., ::-1]
+
+
+def _read_exr(path: str) -> np.ndarray:
+  import OpenEXR  # 5 MB that only this kind of light needs
+
+  try:
+    with OpenEXR.File(path, separate_channels=True) as file:
+      channels = {name: channel.pixels for name, channel in file.channels().items()}
+  except (RuntimeError, ValueError, TypeError) as error:
+    raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({str(error).splitlines()[0]})") from None
+  names = next((names for names in (("R", "G", "B"), ("Y",)) if all(name in channels for name in names)), None)
+  if names is None:
+    raise BadInput(f"{path}: has channels {', '.join(sorted(channels))}; an environment map needs R, G, B or Y")
+  panorama = np.stack([channels[name] for name in names], axis=-1).astype(np.float32)
+  return panorama if len(names) == 3 else panorama[..., 0]
+
+
+def _from_portrait(path: str, params) -> np.ndarray:
+  if params is None:
+    raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
+  pixels = read_photo(path).pixels
+  faces = find_faces(pixels)
+  if not faces:
+    raise BadInput(f"{path}: no face found whose light could be taken")
+  largest = max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
+  return portrait.estimate_portrait_light(params, pixels, largest, network_for(params).native_size)
