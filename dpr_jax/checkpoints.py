@@ -31,7 +31,7 @@ def load_params(source: str | os.PathLike):
   if name == "default":
     raise BadInput(f"weights 'default': none are packaged yet; use one of {', '.join(OFFICIAL)}, or a file")
   path = assets.asset_path(name) if name in OFFICIAL else Path(name)
-  if not path.is_file():
+  if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
     raise BadInput(f"weights {name!r}: no such file; known names are {', '.join(OFFICIAL)}")
   variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
   _check_against_network(variables, path)

@@ -329,6 +329,7 @@ class HourglassNet(_Relighting):
       float32.
   """
 
+  native_size = 512  # what the official weights were trained at
   size_multiple = 2**NUM_LEVELS
 
   def setup(self):
@@ -349,6 +350,7 @@ class HourglassNet1024(_Relighting):
   Attributes: see `HourglassNet`.
   """
 
+  native_size = 1024
   size_multiple = 2 ** (NUM_LEVELS + 1)
 
   def setup(self):

@@ -13,18 +13,28 @@ _SYSTEM_PACKAGES = {
 }
 
 
+class MissingSystemLibrary(ImportError):
+  """A shared object that no Python package brings is not on this system; the message says what installs it."""
+
+
 def import_native(name: str) -> ModuleType:
   """Imports `name`, or a submodule of it, that links against system libraries.
 
   Raises:
-    ImportError: a shared object is missing; the message says which system packages bring it.
+    MissingSystemLibrary: a shared object cannot be loaded.
   """
   try:
     return importlib.import_module(name)
   except (ImportError, OSError) as error:
     if ".so" not in str(error):
       raise
-    packages = _SYSTEM_PACKAGES[name.partition(".")[0]]
-    raise ImportError(
-      f"{name} needs a system library that is missing here ({error}); on Debian or Ubuntu: apt-get install {packages}"
-    ) from error
+    raise missing_system_library(name, error) from error
+
+
+def missing_system_library(name: str, error: Exception) -> MissingSystemLibrary:
+  """The clear sentence for a loader error that package `name` met (MediaPipe loads its library on first use)."""
+  package = name.partition(".")[0]
+  return MissingSystemLibrary(
+    f"{package} needs a system library that is missing here ({error}); "
+    f"on Debian or Ubuntu: apt-get install {_SYSTEM_PACKAGES[package]}"
+  )

@@ -9,6 +9,7 @@ network (and of SHTOOLS, without the Condon-Shortley phase). A direction always 
 `normalise` are in jnp. All of these can be used under `jit`, `vmap` and `grad`.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-_SQRT_PI = np.sqrt(np.pi)
+# Python floats, which leave float32 arrays float32.
+_SQRT_PI = math.sqrt(math.pi)
 _BAND0 = 1 / (2 * _SQRT_PI)
-_BAND1 = np.sqrt(3) / (2 * _SQRT_PI)
-_BAND2 = np.sqrt(15) / (2 * _SQRT_PI)
+_BAND1 = math.sqrt(3) / (2 * _SQRT_PI)
+_BAND2 = math.sqrt(15) / (2 * _SQRT_PI)
 
 # Convolution of a light with the clamped cosine, band by band (Basri & Jacobs 2003; Ramamoorthi & Hanrahan 2001).
 LAMBERTIAN = np.repeat([np.pi, 2 * np.pi / 3, np.pi / 4], [1, 3, 5]).astype(np.float32)
@@ -56,13 +58,13 @@ def basis(directions: jax.Array) -> jax.Array:
   x, y, z = xp.moveaxis(directions, -1, 0)
   return xp.stack(
     [
-      xp.full_like(x, _BAND0),
+      _BAND0 * xp.ones_like(x),
       _BAND1 * y,
       _BAND1 * z,
       _BAND1 * x,
       _BAND2 * x * y,
       _BAND2 * y * z,
-      _BAND2 / (2 * np.sqrt(3)) * (3 * z * z - 1),
+      _BAND2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
       _BAND2 * x * z,
       _BAND2 / 2 * (x * x - y * y),
     ],
@@ -73,7 +75,8 @@ def basis(directions: jax.Array) -> jax.Array:
 def radiance(sh: jax.Array, directions: jax.Array) -> jax.Array:
   """The light `[9]` that arrives from unit directions `[..., 3]` -> `[...]`."""
   _check_light(sh)
-  return basis(directions) @ sh
+  with jax.default_matmul_precision("highest"):
+    return basis(directions) @ sh
 
 
 def shading(normals: jax.Array, sh: jax.Array) -> jax.Array:
@@ -87,7 +90,8 @@ def shading(normals: jax.Array, sh: jax.Array) -> jax.Array:
     `[...]`; negative where second-order SH light goes negative.
   """
   _check_light(sh)
-  return basis(normals) @ (LAMBERTIAN * sh)
+  with jax.default_matmul_precision("highest"):
+    return basis(normals) @ (LAMBERTIAN * sh)
 
 
 def rotate(sh: jax.Array, rotation: jax.Array) -> jax.Array:
@@ -142,13 +146,15 @@ def directional(towards: jax.Array, ambient: float = 0.3, dc: float = 0.75) -> j
   Returns:
     `[..., 9]`.
   """
-  lamp = basis(jnp.asarray(towards)) * (LAMBERTIAN / LAMBERTIAN[0] * dc / _BAND0).astype(np.float32)
-  even = np.eye(1, 9, dtype=np.float32)[0] * dc
+  harmonics = basis(jnp.asarray(towards))
+  lamp = harmonics * jnp.broadcast_to(LAMBERTIAN / LAMBERTIAN[0], harmonics.shape) * (dc / _BAND0)
+  even = jnp.zeros_like(lamp).at[..., 0].set(dc)
   return ambient * even + (1 - ambient) * lamp
 
 
 def normalise(sh: jax.Array, dc: float = 0.8) -> jax.Array:
   """Lights `[..., 9]` scaled to a first coefficient of `dc`, which must be positive to begin with."""
+  sh = jnp.asarray(sh)
   _check_light(sh)
   return sh * (dc / sh[..., :1])
 
@@ -251,13 +257,15 @@ def convert(sh: jax.Array, source: str, target: str = "dpr") -> jax.Array:
   """Lights `[..., 9]` from one of `CONVENTIONS` to another. Exact, both ways.
 
   Raises:
-    ValueError: an unknown convention.
+    ValueError: an unknown convention, or not nine numbers.
   """
   for name in (source, target):
     if name not in CONVENTIONS:
       raise ValueError(f"unknown SH convention {name!r}; known: {', '.join(CONVENTIONS)}")
   source, target = CONVENTIONS[source], CONVENTIONS[target]
-  ours = rotate(jnp.asarray(sh)[..., np.argsort(source.order)], source.axes.T)
+  sh = jnp.asarray(sh)
+  _check_light(sh)
+  ours = rotate(sh[..., np.argsort(source.order)], source.axes.T)
   return rotate(ours, target.axes)[..., target.order]
 
 

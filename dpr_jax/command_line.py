@@ -1,0 +1,63 @@
+"""What the entry scripts share: flags with dashes or underscores, one line for every error, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from dpr_jax.errors import BadInput
+from dpr_jax.native_libraries import MissingSystemLibrary
+
+EXIT_BAD_INPUT = 2
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags, runs `main`, and exits: 0, or 2 after one line on stderr that says what and where."""
+  app.run(lambda _: _report(main), flags_parser=_parse_flags)
+
+
+def fail(message: str) -> None:
+  """Prints one line and exits with 2."""
+  print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+  sys.exit(EXIT_BAD_INPUT)
+
+
+def _report(main: Callable[[], None]) -> None:
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # JAX informs of every backend that it does not find
+  try:
+    main()
+  except (BadInput, MissingSystemLibrary) as error:
+    fail(str(error))
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Absl's parser, for which `--no-align` is `--no_align`; anything left over is an error."""
+  spelled = []
+  for position, word in enumerate(argv):
+    if word == "--":
+      spelled += argv[position:]
+      break
+    name, equals, value = word.partition("=")
+    spelled.append(name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word)
+  try:
+    rest = flags.FLAGS(spelled, known_only=False)
+  except flags.Error as error:
+    fail(" ".join(str(error).removeprefix("FATAL Flags parsing error:").split()))
+  if len(rest) > 1:
+    fail(f"unexpected argument {rest[1]!r}; flags begin with --")
+  return rest
+
+
+def enable_compilation_cache() -> None:
+  """Keeps what XLA compiles, so that a second run starts fast."""
+  import jax
+
+  from dpr_jax.assets import cache_folder
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

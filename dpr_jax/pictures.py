@@ -1,0 +1,87 @@
+"""Pictures for people: a contact sheet with the lit spheres, a film of a turning light."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dpr_jax import sh
+from dpr_jax.native_libraries import import_native
+
+cv2 = import_native("cv2")
+
+_SHEET_COLUMNS = 6
+_SHEET_GAP = 8
+_SHEET_GRAY = 104  # neither the lit nor the dark side of a sphere drowns in it
+
+
+def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:
+  """A picture `[H, W, 3]` made no larger than `longest_side`; never enlarged."""
+  scale = longest_side / max(pixels.shape[:2])
+  if scale >= 1:
+    return pixels
+  height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+  return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], lights: Sequence[np.ndarray | None]) -> np.ndarray:
+  """Pictures in rows, below each the sphere under its light, as the authors show their results.
+
+  Args:
+    pictures: `[H, W, 3]` uint8, all of one size.
+    lights: `[9]` each; None leaves the place below a picture empty.
+
+  Returns:
+    `[H', W', 3]` uint8.
+  """
+  height, width = pictures[0].shape[:2]
+  side = max(16, min(height, width) // 3)
+  cells = []
+  for picture, light in zip(pictures, lights, strict=True):
+    cell = np.full((height + side + 3 * _SHEET_GAP, width + _SHEET_GAP, 3), _SHEET_GRAY, np.uint8)
+    cell[:height, :width] = picture
+    if light is not None:
+      left = (width - side) // 2
+      _draw_sphere(cell[height + _SHEET_GAP : height + _SHEET_GAP + side, left : left + side], light)
+    cells.append(cell)
+  rows = -(-len(cells) // _SHEET_COLUMNS)
+  columns = -(-len(cells) // rows)
+  cells += [np.full_like(cells[0], _SHEET_GRAY)] * (rows * columns - len(cells))
+  sheet = np.vstack([np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)])
+  return cv2.copyMakeBorder(sheet, _SHEET_GAP, 0, _SHEET_GAP, 0, cv2.BORDER_CONSTANT, value=(_SHEET_GRAY,) * 3)
+
+
+def _draw_sphere(place: np.ndarray, light: np.ndarray) -> None:
+  """Fills a square `[S, S, 3]` with the sphere under a light, its rim smooth."""
+  oversampled = 4 * len(place)
+  _, disc = sh.sphere_normals(oversampled)
+  picture = np.where(disc, sh.sphere_picture(light, oversampled), _SHEET_GRAY).astype(np.uint8)
+  place[:] = cv2.resize(picture, place.shape[:2], interpolation=cv2.INTER_AREA)[..., None]
+
+
+def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int, gif_side: int = 480) -> None:
+  """Writes frames as an H.264 MP4 and as a looping GIF, one frame in memory at a time (of the GIF: small ones).
+
+  Args:
+    mp4: where to write the MP4.
+    gif: where to write the GIF.
+    frames: `[H, W, 3]` uint8, all of one size; an odd last row or column is left out of the MP4.
+    fps: frames a second.
+    gif_side: the longer side of the GIF in pixels, at most.
+  """
+  import av  # 35 MB that only films need
+
+  small = []
+  with av.open(mp4, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "medium"})
+    stream.pix_fmt = "yuv420p"  # the one that every player knows
+    for pixels in frames:
+      even = np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2])
+      if not small:
+        stream.height, stream.width = even.shape[:2]
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+      small.append(Image.fromarray(shrink(pixels, gif_side)).quantize(colors=255, dither=Image.Dither.FLOYDSTEINBERG))
+    container.mux(stream.encode())
+  # GIF counts in hundredths of a second.
+  small[0].save(gif, "GIF", save_all=True, append_images=small[1:], duration=round(100 / fps) * 10, loop=0)

@@ -1,0 +1,227 @@
+"""What `relight.py` does: photos, lights and wishes in, relit photos, contact sheets and films out."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dpr_jax import pictures, sh
+from dpr_jax.checkpoints import OFFICIAL, load_params
+from dpr_jax.errors import BadInput
+from dpr_jax.faces import FaceFinder
+from dpr_jax.hourglass import network_for
+from dpr_jax.lights import parse_light
+from dpr_jax.output_files import atomic_output, check_free
+from dpr_jax.photo import Photo, list_photos, read_photo, write_photo
+from dpr_jax.portrait import Portrait, WholePhoto, to_8_bits
+
+_SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
+_DEMO_LIGHTS = ("left", "right", "top", "rembrandt", "bottom")
+_SHEET_SOURCE_SIDE = 1600  # enough for a face in a group photo
+_SHEET_CELL_SIDE = 512
+_FILM_SIDE = 1080
+_FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
+_FILM_FPS = (10, 30)
+_DEMO_CROP = (slice(0, 300), slice(70, 370))  # head and shoulders
+_WRITABLE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to relight; see the flags of `relight.py`.
+
+  Attributes:
+    lights: as for `parse_light`.
+    weights: as for `load_params`, or None: the official network of `size`.
+    size: side of the network's square, or None: the one the weights were trained at.
+    strength: exponent of the ratio.
+    intensity: factor on the light.
+    face: relight only this one, counted from 1, left to right; None relights all.
+    align: relight the faces, framed; otherwise the whole photo, as the authors' demo does.
+    overwrite: whether existing outputs may be replaced.
+  """
+
+  lights: Sequence[str] = ()
+  weights: str | None = None
+  size: int | None = None
+  strength: float = 1.0
+  intensity: float = 1.0
+  face: int | None = None
+  align: bool = True
+  overwrite: bool = False
+
+  def __post_init__(self):
+    if not 0 <= self.strength <= 3:
+      raise BadInput(f"--strength {self.strength:g}: must lie in 0 to 3")
+    if not 0 < self.intensity <= 10:
+      raise BadInput(f"--intensity {self.intensity:g}: must be above 0, at most 10")
+    if self.size is not None and not 64 <= self.size <= 2048:
+      raise BadInput(f"--size {self.size}: must lie in 64 to 2048")
+    if self.face is not None and self.face < 1:
+      raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
+
+
+class Studio:
+  """Weights, lights and a face finder, made ready once for any number of photos; use it in a `with` statement."""
+
+  def __init__(self, options: Options):
+    self._options = options
+    weights = options.weights or OFFICIAL[0 if options.size is None or options.size < 1024 else 1]
+    self._params = load_params(weights)
+    self._size = options.size or network_for(self._params).native_size
+    self.lights = [self.parse_light(text) for text in options.lights]
+    self._finder = FaceFinder() if options.align else None
+
+  def __enter__(self) -> "Studio":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    if self._finder is not None:
+      self._finder.close()
+
+  def parse_light(self, text: str) -> np.ndarray:
+    """`[9]`, with `--intensity` applied."""
+    return parse_light(text, self._params) * np.float32(self._options.intensity)
+
+  def encode(self, pixels: np.ndarray, name: str) -> Portrait | WholePhoto:
+    """A photo made ready for any light.
+
+    Args:
+      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      name: what an error calls it.
+
+    Raises:
+      BadInput: no face, or not as many as `--face` asks for.
+    """
+    if self._finder is None:
+      return WholePhoto(self._params, pixels, self._size)
+    faces = self._finder.find(pixels)
+    if not faces:
+      raise BadInput(f"{name}: no face found (--no-align relights the whole photo)")
+    wanted = self._options.face
+    if wanted is not None and wanted > len(faces):
+      raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no --face {wanted}")
+    return Portrait(self._params, pixels, faces if wanted is None else [faces[wanted - 1]], self._size)
+
+  def relight(self, encoded: Portrait | WholePhoto, light: np.ndarray) -> np.ndarray:
+    """Pixels under a light, with `--strength` applied."""
+    return encoded.relight(light, self._options.strength)
+
+
+def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
+  """One photo under the first of the studio's lights, in full resolution."""
+  check_free(target, overwrite)
+  photo = read_photo(source)
+  relit = studio.relight(studio.encode(photo.pixels, str(source)), studio.lights[0])
+  write_photo(target, _with_pixels(photo, relit), overwrite=overwrite)
+
+
+def _with_pixels(photo: Photo, pixels: np.ndarray) -> Photo:
+  """`photo` with other pixels, possibly of fewer bits."""
+  alpha = photo.alpha if photo.alpha is None or photo.alpha.dtype == pixels.dtype else to_8_bits(photo.alpha)
+  return dataclasses.replace(photo, pixels=pixels, alpha=alpha)
+
+
+def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
+  """Every photo of a folder, into another folder under the same names.
+
+  Raises:
+    BadInput: after all others are done, if some could not be relit; the message lists them.
+  """
+  if target.exists() and not target.is_dir():
+    raise BadInput(f"{target}: not a folder; the photos of a folder go into a folder")
+  photos = list_photos(source)
+  failures = []
+  for path in tqdm(photos, unit="photo", disable=None):
+    suffix = path.suffix if path.suffix.lower() in _WRITABLE_SUFFIXES else ".png"
+    try:
+      relight_photo(studio, path, target / (path.stem + suffix), overwrite)
+    except BadInput as error:
+      failures.append(str(error))
+  done = len(photos) - len(failures)
+  if failures:
+    raise BadInput(f"{done} of {len(photos)} photos relit, {len(failures)} failed:\n  " + "\n  ".join(failures))
+  print(f"{done} photos relit into {target}")
+
+
+def relight_to_sheet(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
+  """The photo, what each of the studio's lights makes of it, and the lit spheres, as one picture."""
+  check_free(target, overwrite)
+  pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _SHEET_SOURCE_SIDE)
+  write_photo(target, Photo(_sheet(studio, studio.encode(pixels, str(source)))), overwrite=overwrite)
+
+
+def _sheet(studio: Studio, encoded: Portrait | WholePhoto) -> np.ndarray:
+  relit = (studio.relight(encoded, light) for light in tqdm(studio.lights, unit="light", disable=None))
+  cells = [pictures.shrink(pixels, _SHEET_CELL_SIDE) for pixels in (encoded.pixels, *relit)]
+  return pictures.contact_sheet(cells, [None, *studio.lights])
+
+
+def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, overwrite: bool) -> None:
+  """The photo while the light goes round the view axis once, as an MP4 and a GIF beside it.
+
+  The photo is made no larger than a screen and encoded once.
+  """
+  mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
+  for path in (mp4, gif):
+    check_free(path, overwrite)
+  pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _FILM_SIDE)
+  encoded = studio.encode(pixels, str(source))
+
+  def turning() -> Iterator[np.ndarray]:
+    for k in tqdm(range(frames), unit="frame", disable=None):
+      yield studio.relight(encoded, np.asarray(sh.rotate(studio.lights[0], sh.roll(-360 * k / frames))))
+
+  with atomic_output(mp4, overwrite) as mp4_aside, atomic_output(gif, overwrite) as gif_aside:
+    pictures.write_films(mp4_aside, gif_aside, turning(), int(np.clip(frames / _FILM_SECONDS, *_FILM_FPS)))
+
+
+def demo(options: Options, folder: Path) -> None:
+  """Relights scikit-image's astronaut: a photo and a contact sheet, which replace those of an earlier demo."""
+  from skimage import data
+
+  astronaut = np.ascontiguousarray(data.astronaut()[_DEMO_CROP])
+  with Studio(dataclasses.replace(options, lights=options.lights or _DEMO_LIGHTS)) as studio:
+    encoded = studio.encode(astronaut, "astronaut")
+    relit = studio.relight(encoded, studio.lights[0])
+    write_photo(folder / "astronaut_relit.png", Photo(relit), overwrite=True)
+    write_photo(folder / "astronaut_sheet.png", Photo(_sheet(studio, encoded)), overwrite=True)
+  print(f"{folder / 'astronaut_relit.png'} and {folder / 'astronaut_sheet.png'}")
+
+
+def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, film_frames: int | None = None) -> None:
+  """Relights a photo or a folder of them.
+
+  Args:
+    options: how.
+    image: a photo, or a folder (not for sheets and films).
+    out: where to write: a file, or a folder if `image` is one.
+    sheet: make a contact sheet of all lights (a standard set if none are given).
+    film_frames: make films of so many frames, with the first light (left if none is given) going round.
+
+  Raises:
+    BadInput: anything of the above cannot be used; nothing has been written then, except by a folder run.
+  """
+  if not options.lights:
+    if not sheet and film_frames is None:
+      raise BadInput("--light is missing: a preset, azimuth,elevation, a file or a photo")
+    options = dataclasses.replace(options, lights=_SHEET_LIGHTS if sheet else ("left",))
+  if len(options.lights) > 1 and not sheet:
+    raise BadInput("more than one --light: only --grid takes several")
+  if film_frames is not None and not 2 <= film_frames <= 3600:
+    raise BadInput(f"--rotate {film_frames}: must lie in 2 to 3600")
+  if not image.exists():
+    raise BadInput(f"{image}: no such file or folder")
+  if image.is_dir() and (sheet or film_frames is not None):
+    raise BadInput(f"{image}: is a folder; --grid and --rotate take one photo")
+  with Studio(options) as studio:
+    if sheet:
+      relight_to_sheet(studio, image, out, options.overwrite)
+    elif film_frames is not None:
+      relight_to_films(studio, image, out, film_frames, options.overwrite)
+    elif image.is_dir():
+      relight_folder(studio, image, out, options.overwrite)
+    else:
+      relight_photo(studio, image, out, options.overwrite)

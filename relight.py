@@ -1,0 +1,63 @@
+"""Relights portraits.
+
+python relight.py --image=photo.jpg --light=left --out=relit.jpg
+python relight.py --image=folder --light=45,30 --out=relit_folder
+python relight.py --image=photo.jpg --light=studio.hdr --out=relit.jpg
+python relight.py --image=photo.jpg --light=other_portrait.jpg --out=relit.jpg
+python relight.py --image=photo.jpg --grid --out=sheet.png
+python relight.py --image=photo.jpg --rotate=60 --out=turn.mp4
+python relight.py --demo
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from dpr_jax import command_line
+
+_IMAGE = flags.DEFINE_string("image", None, "a photo, or a folder of photos")
+_LIGHT = flags.DEFINE_multi_string(
+  "light",
+  [],
+  "left, right, top, bottom, left-top, rembrandt, ...; or azimuth,elevation[,ambient] in degrees to the image's left "
+  "and up from the camera; or a text file of 9 SH numbers; or a .hdr or .exr environment map; or a photo whose light "
+  "is transferred. Left is the viewer's left. With --grid it may be given several times",
+)
+_OUT = flags.DEFINE_string("out", None, "where to write: a file, or a folder if --image is one")
+_STRENGTH = flags.DEFINE_float("strength", 1.0, "0 leaves the photo as it is, 1 is the light as asked for, up to 3")
+_INTENSITY = flags.DEFINE_float("intensity", 1.0, "factor on the light (the authors' demo: 0.7)")
+_WEIGHTS = flags.DEFINE_string("weights", None, "official-512, official-1024, or a .t7 or .pth file")
+_SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees: 512 or 1024")
+_FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")
+_NO_ALIGN = flags.DEFINE_bool("no_align", False, "resize the whole photo to the network, as the authors' demo does")
+_GRID = flags.DEFINE_bool("grid", False, "a contact sheet of several lights, with the lit spheres")
+_ROTATE = flags.DEFINE_integer("rotate", None, "films of so many frames (MP4 and GIF), the light going round the face")
+_DEMO = flags.DEFINE_bool("demo", False, "relight scikit-image's astronaut into the folder --out (default: demo)")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing outputs")
+
+
+def main() -> None:
+  from dpr_jax import relight_command
+  from dpr_jax.errors import BadInput
+
+  command_line.enable_compilation_cache()
+  options = relight_command.Options(
+    lights=_LIGHT.value,
+    weights=_WEIGHTS.value,
+    size=_SIZE.value,
+    strength=_STRENGTH.value,
+    intensity=_INTENSITY.value,
+    face=_FACE.value,
+    align=not _NO_ALIGN.value,
+    overwrite=_OVERWRITE.value,
+  )
+  if _DEMO.value:
+    relight_command.demo(options, Path(_OUT.value or "demo"))
+  elif _IMAGE.value is None or _OUT.value is None:
+    raise BadInput("--image and --out are needed, or --demo; --help lists all flags")
+  else:
+    relight_command.relight(options, Path(_IMAGE.value), Path(_OUT.value), sheet=_GRID.value, film_frames=_ROTATE.value)
+
+
+if __name__ == "__main__":
+  command_line.run(main)
