@@ -103,6 +103,7 @@ class FaceFinder:
       num_faces=_MOST_FACES,
       min_face_presence_confidence=_PRESENCE,
     )
+    self._closed = False
     with _native_log_silenced():
       try:
         self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
@@ -118,10 +119,13 @@ class FaceFinder:
 
   def close(self) -> None:
     """Frees the model; MediaPipe complains if the interpreter ends before."""
+    self._closed = True
     self._landmarker.close()
 
   def find(self, pixels: np.ndarray) -> list[Face]:
     """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right."""
+    if self._closed:  # MediaPipe would find nothing, and not say why
+      raise ValueError("this FaceFinder is closed")
     extent = np.array(pixels.shape[1::-1])
     found: list[Face] = []
     for left, top, side in _tiles(*pixels.shape[:2]):
@@ -154,7 +158,7 @@ class FaceFinder:
     if scale < 1:
       part = cv2.resize(part, np.maximum(1, np.round(extent * scale)).astype(int), interpolation=cv2.INTER_AREA)
     if part.dtype == np.uint16:
-      part = (part >> 8).astype(np.uint8)
+      part = np.round(part / 257).astype(np.uint8)
     return [Face(unit * extent + first) for unit in self._detect(part)]
 
   def _detect(self, image: np.ndarray) -> list[np.ndarray]:
@@ -176,8 +180,9 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     side = -(-longer // divisor)
     if divisor > 1 and side < _SMALLEST_TILE:
       return
-    for top in range(0, max(1, height - side // 2), max(1, side // 2)):
-      for left in range(0, max(1, width - side // 2), max(1, side // 2)):
+    step = max(1, side // 2)
+    for top in range(0, max(1, height - side + step), step):
+      for left in range(0, max(1, width - side + step), step):
         yield left, top, side
 
 

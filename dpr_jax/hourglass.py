@@ -33,7 +33,8 @@ class Encoding(NamedTuple):
   Attributes:
     face: `[B, H/16, W/16, 8 * base_filters]`, the face features Z_f at the bottleneck (H/32 for the 1024 network).
     light: `[B, 9]`, the photo's own light as the network estimates it (`[B, 27]` if the network is not gray).
-    skips: the outputs of the four skip branches, outermost first; level k is `[B, H/2^k, W/2^k, C_k]`.
+    skips: the outputs of the four skip branches, outermost first; level k is `[B, H/2^k, W/2^k, C_k]` (half that size
+      in the 1024 network).
   """
 
   face: jax.Array
@@ -381,7 +382,8 @@ def network_for(variables, dtype: jnp.dtype | None = None) -> HourglassNet | Hou
     stem = params["stem_1024" if network is HourglassNet1024 else "stem"]
     light = params["trunk"]["light"]
     base_filters = stem["conv"]["kernel"].shape[-1]
-    light_size, light_channels = light["estimate2"]["kernel"].shape[-1], light["embed2"]["kernel"].shape[-1]
+    gray = {9: True, 27: False}[light["estimate2"]["kernel"].shape[-1]]
+    light_channels = light["embed2"]["kernel"].shape[-1]
   except (KeyError, TypeError, AttributeError, IndexError):
     raise ValueError("params are of neither HourglassNet nor HourglassNet1024") from None
-  return network(base_filters=base_filters, light_channels=light_channels, gray=light_size == 9, dtype=dtype)
+  return network(base_filters=base_filters, light_channels=light_channels, gray=gray, dtype=dtype)

@@ -1,5 +1,6 @@
 """Where a light comes from: a preset, a direction, a file of SH numbers, an environment map, a reference portrait."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,13 +86,13 @@ def parse_light(text: str, params=None) -> np.ndarray:
     return _from_environment(text)
   if suffix in PHOTO_SUFFIXES:
     return _from_portrait(text, params)
-  if suffix in _NUMBER_SUFFIXES or Path(text).is_file():
+  if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
     return _from_numbers(text)
   return _lamp(_parse_direction(text))
 
 
 def _lamp(light: Direction) -> np.ndarray:
-  return np.asarray(sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient))
+  return np.array(sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient))
 
 
 def _parse_direction(text: str) -> Direction:
@@ -104,7 +105,7 @@ def _parse_direction(text: str) -> Direction:
       f"light {text!r}: neither a file, nor azimuth,elevation[,ambient], nor one of {', '.join(sorted(PRESETS))}"
     )
   light = Direction(*numbers)
-  if not np.isfinite(numbers).all() or not -360 <= light.azimuth <= 360 or not -90 <= light.elevation <= 90:
+  if not (-360 <= light.azimuth <= 360 and -90 <= light.elevation <= 90):  # NaN is refused too
     raise BadInput(f"light {text!r}: azimuth must lie in -360 to 360 degrees, elevation in -90 to 90")
   if not 0 <= light.ambient <= 1:
     raise BadInput(f"light {text!r}: ambient must lie in 0 to 1")
@@ -113,15 +114,17 @@ def _parse_direction(text: str) -> Direction:
 
 def _from_numbers(path: str) -> np.ndarray:
   try:
-    rows = [line.replace(",", " ").split() for line in Path(path).read_text().splitlines()]
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
   except FileNotFoundError:
     raise BadInput(f"{path}: no such file") from None
-  except (OSError, UnicodeDecodeError) as error:
+  except (OSError, ValueError) as error:
     raise BadInput(f"{path}: cannot be read as a text file of SH numbers ({error})") from None
+  rows = [line.replace(",", " ").split() for line in lines]
   try:
-    numbers = np.array([float(word) for row in rows for word in row], np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+      numbers = np.array([float(word) for row in rows for word in row], np.float32)
   except ValueError as error:
-    raise BadInput(f"{path}: {error}; a light file holds 9 or 27 numbers") from None
+    raise BadInput(f"{path}: {str(error)[:80]}; a light file holds 9 or 27 numbers") from None
   if numbers.size not in (9, 27):
     raise BadInput(f"{path}: has {numbers.size} numbers; a light file holds 9, or 27 (9 each of red, green, blue)")
   if not np.isfinite(numbers).all():
@@ -134,12 +137,13 @@ def _from_numbers(path: str) -> np.ndarray:
 
 def _from_environment(path: str) -> np.ndarray:
   panorama = read_environment(path)
-  light = sh.environment(panorama)
+  brightest = panorama.max()
+  if brightest == 0:
+    raise BadInput(f"{path}: the environment map is black")
+  light = sh.environment(panorama / brightest)  # so that the sum neither overflows nor vanishes
   if light.ndim == 2:
     light = _GRAY_WEIGHTS @ light
-  if not light[0] > 0:
-    raise BadInput(f"{path}: the environment map is black")
-  return np.asarray(sh.normalise(light))
+  return np.array(sh.normalise(light))
 
 
 def read_environment(path: str) -> np.ndarray:
@@ -148,7 +152,7 @@ def read_environment(path: str) -> np.ndarray:
   Raises:
     BadInput: it cannot be read, or holds values that are negative or not finite.
   """
-  if not Path(path).is_file():
+  if not os.path.isfile(path):
     raise BadInput(f"{path}: no such file")
   read = _read_exr if Path(path).suffix.lower() == ".exr" else _read_hdr
   panorama = read(path)

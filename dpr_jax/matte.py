@@ -12,7 +12,7 @@ _SEGMENT_SIDE = 192
 _SEGMENT_ITERATIONS = 3
 _EDGE_RADIUS = 1 / 90  # of the square's side
 _EDGE_EPSILON = 1e-5
-_EDGE_TAIL = 0.2
+_EDGE_RANGE = (0.25, 0.8)
 
 # The outline of the landmarks, which ends at the forehead and the cheeks, enlarged to hold hair, ears and neck.
 _HEAD_SCALE = np.array([1.3, 1.35])
@@ -86,5 +86,6 @@ def _segment(square: np.ndarray, outline: np.ndarray, head_region: np.ndarray) -
   foreground = cv2.resize(foreground, (side, side), interpolation=cv2.INTER_LINEAR)
   guide = square.astype(np.float32) / 255
   matte = cv2.ximgproc.guidedFilter(guide, foreground, max(1, round(_EDGE_RADIUS * side)), _EDGE_EPSILON)
-  # What little the filter leaks across an edge shows as a glow around a bright cheek: cut its tails.
-  return _smooth_step((matte - _EDGE_TAIL) / (1 - 2 * _EDGE_TAIL))
+  # What little the filter leaks across an edge shows as a glow around a bright cheek: cut it, more outside than inside.
+  low, high = _EDGE_RANGE
+  return _smooth_step((matte - low) / (high - low))

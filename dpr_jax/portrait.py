@@ -6,10 +6,11 @@ network's picture but the *ratio* of new to old luminance: at the photo's own re
 away from the head nothing changes.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from dpr_jax import color, sh
@@ -29,7 +30,8 @@ _MAX_LOG_RATIO = np.log(12)
 _GUIDE_RADIUS = 4
 _GUIDE_EPSILON = 0.02**2
 # A photo is edited in strips, so that memory does not grow with it.
-_STRIP_ROWS = 256
+_STRIP_ROWS = 128
+_STRIP_THREADS = min(4, os.cpu_count() or 1)
 
 
 class FramedFace(NamedTuple):
@@ -101,10 +103,10 @@ class Portrait:
 
   def _log_ratio(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
     """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
-    upright = sh.rotate(jnp.asarray(light, jnp.float32), sh.roll(face.framing.roll))
+    upright = sh.rotate(np.asarray(light, np.float32), sh.roll(face.framing.roll))
     size = face.luminance.shape
     relit = decode_luminance(self._params, face.encoding, upright[None], size=size, dtype=self._dtype)
-    relit = np.asarray(relit[0, ..., 0])
+    relit = np.asarray(relit)[0, ..., 0]
     log_ratio = np.log((relit + _RATIO_OFFSET) / (face.luminance + _RATIO_OFFSET))
     log_ratio = np.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return _local_line(face.luminance, log_ratio, max(1, round(_GUIDE_RADIUS * size[0] / 512)), _GUIDE_EPSILON)
@@ -135,14 +137,14 @@ class WholePhoto:
     square = cv2.resize(np.ascontiguousarray(self.pixels), (size, size))
     self._lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
     self._luminance = self._lab[..., 0].astype(np.float32) / 255
-    self._encoding = encode_luminance(params, jnp.asarray(self._luminance)[None, ..., None], dtype=dtype)
-    self.source_light = np.asarray(self._encoding.light[0])
+    self._encoding = encode_luminance(params, self._luminance[None, ..., None], dtype=dtype)
+    self.source_light = np.asarray(self._encoding.light)[0]
 
   def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """The photo under another light, `[H, W, 3]` uint8; see `Portrait.relight`."""
-    light = jnp.asarray(light, jnp.float32)[None]
+    light = np.asarray(light, np.float32)[None]
     relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
-    relit = np.asarray(relit[0, ..., 0])
+    relit = np.asarray(relit)[0, ..., 0]
     if strength != 1:
       log_ratio = np.log((relit + _RATIO_OFFSET) / (self._luminance + _RATIO_OFFSET))
       relit = np.clip((self._luminance + _RATIO_OFFSET) * np.exp(strength * log_ratio) - _RATIO_OFFSET, 0, 1)
@@ -160,8 +162,8 @@ def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size
 def _see(params: Params, square: np.ndarray, framing: Framing, dtype) -> tuple[np.ndarray, Encoding, np.ndarray]:
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light `[9]` in the photo."""
   luminance = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
-  encoding = encode_luminance(params, jnp.asarray(luminance)[None, ..., None], dtype=dtype)
-  return luminance, encoding, np.asarray(sh.rotate(encoding.light[0], sh.roll(-framing.roll)))
+  encoding = encode_luminance(params, luminance[None, ..., None], dtype=dtype)
+  return luminance, encoding, sh.rotate(np.asarray(encoding.light)[0], sh.roll(-framing.roll))
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
@@ -238,37 +240,53 @@ def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
 def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], strength: float) -> np.ndarray:
   """Applies the faces' ratios (`_local_line`s of log ratios) to the photo; where faces overlap, their weighted mean."""
   out = pixels.copy()
+  corners = np.concatenate([_corners(face.framing) for face, _ in edits])
+  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
+  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
+  maps = [(face.framing, np.dstack([line, face.weight]).astype(np.float32)) for face, line in edits]
   white = np.iinfo(pixels.dtype).max
-  corners = [_corners(face.framing) for face, _ in edits]
-  everything = np.concatenate(corners)
-  left, top = np.maximum(np.floor(everything.min(axis=0)).astype(int), 0)
-  right, bottom = np.minimum(np.ceil(everything.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  maps = [np.dstack([line, face.weight]).astype(np.float32) for face, line in edits]
-  for start in range(top, bottom, _STRIP_ROWS):
-    stop = min(start + _STRIP_ROWS, bottom)
-    strip = out[start:stop, left:right]
-    lab = color.srgb_to_lab(strip.astype(np.float32) / white)
-    luminance = lab[..., 0] / 100
-    weighted = np.zeros_like(luminance)
-    total = np.zeros_like(luminance)
-    for (face, _), corner, face_maps in zip(edits, corners, maps, strict=True):
-      if corner[:, 1].max() < start or corner[:, 1].min() > stop:
-        continue
-      a, b, weight = cv2.split(
-        cv2.warpAffine(
-          face_maps,
-          _shifted(face.framing.matrix, left, start),
-          (right - left, stop - start),
-          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-          borderMode=cv2.BORDER_CONSTANT,
-        )
-      )
-      weighted += weight * np.clip(a * luminance + b, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-      total += weight
-    log_ratio = strength * weighted / np.maximum(total, 1)
+  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
+
+  def relight_strip(start: int) -> None:
+    strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
+    lab = color.linear_to_lab(linear_of_level[strip])
+    log_ratio = strength * _log_ratio_in_strip(lab[..., 0] / 100, left, start, maps)
     changed = log_ratio != 0
-    relit = (luminance[changed] + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
     lab = lab[changed]
+    relit = (lab[:, 0] / 100 + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
     lab[:, 0] = 100 * np.clip(relit, 0, 1)
     strip[changed] = np.round(color.lab_to_srgb(lab) * white)
+
+  with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
+    for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
+      pass
   return out
+
+
+def _log_ratio_in_strip(
+  luminance: np.ndarray, left: int, top: int, maps: Sequence[tuple[Framing, np.ndarray]]
+) -> np.ndarray:
+  """The log ratio at the photo's own pixels.
+
+  Args:
+    luminance: L / 100 of a part of the photo, `[h, w]`.
+    left: where the part begins.
+    top: likewise.
+    maps: for each face its framing, and a, b and weight in its square, `[S, S, 3]`.
+
+  Returns:
+    `[h, w]`, 0 where no face reaches.
+  """
+  height, width = luminance.shape
+  weighted, total = np.zeros_like(luminance), np.zeros_like(luminance)
+  for framing, face_maps in maps:
+    corners = _corners(framing) - (left, top)
+    if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
+      continue
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    a, b, weight = cv2.split(
+      cv2.warpAffine(face_maps, _shifted(framing.matrix, left, top), (width, height), flags=flags)
+    )
+    weighted += weight * np.clip(a * luminance + b, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    total += weight
+  return weighted / np.maximum(total, 1)

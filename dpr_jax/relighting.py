@@ -30,7 +30,8 @@ def _check_image(image: jax.Array, name: str, ranks: tuple[int, ...], channels: 
   if not jnp.issubdtype(jnp.result_type(image), jnp.floating):
     raise ValueError(f"{name} must be floating point in [0, 1], not {jnp.result_type(image)} (divide by 255)")
   if not isinstance(image, jax.core.Tracer):
-    low, high = float(jnp.min(image)), float(jnp.max(image))
+    image = image if isinstance(image, jax.Array) else np.asarray(image)
+    low, high = float(image.min()), float(image.max())
     if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # false for NaN too
       raise ValueError(f"{name} must lie in [0, 1], but spans {low:g} to {high:g}")
   return jnp.asarray(image, jnp.promote_types(jnp.result_type(image), jnp.float32))

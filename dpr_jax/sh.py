@@ -5,8 +5,8 @@ real harmonics, in the order `1, y, z, x, xy, yz, 3z^2-1, xz, x^2-y^2`. Coordina
 scene (away from the camera: a normal that faces the camera has y = -1), z up. These are the numbers of the official
 network (and of SHTOOLS, without the Condon-Shortley phase). A direction always points *to* where light comes from.
 
-`basis`, `radiance` and `shading` give NumPy for NumPy and jnp for jnp; `rotate`, `convert`, `directional` and
-`normalise` are in jnp. All of these can be used under `jit`, `vmap` and `grad`.
+Functions on lights and directions give NumPy for NumPy and jnp for jnp, and can be used under `jit`, `vmap` and `grad`;
+`minimum`, `environment` and the pictures are NumPy.
 """
 
 import math
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
+
+Array = jax.Array | np.ndarray
 
 # Python floats, which leave float32 arrays float32.
 _SQRT_PI = math.sqrt(math.pi)
@@ -47,12 +48,16 @@ _XYZ = np.array([2, 0, 1])
 _YZX = np.array([1, 2, 0])
 
 
-def _check_light(sh: jax.Array) -> None:
+def _check_light(sh: Array) -> None:
   if sh.shape[-1:] != (9,):
     raise ValueError(f"a light must be [..., 9], not {list(sh.shape)}")
 
 
-def basis(directions: jax.Array) -> jax.Array:
+def _namespace(*arrays):
+  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def basis(directions: Array) -> Array:
   """The nine harmonics at unit directions `[..., 3]` -> `[..., 9]`."""
   xp = directions.__array_namespace__()
   x, y, z = xp.moveaxis(directions, -1, 0)
@@ -72,14 +77,14 @@ def basis(directions: jax.Array) -> jax.Array:
   )
 
 
-def radiance(sh: jax.Array, directions: jax.Array) -> jax.Array:
+def radiance(sh: Array, directions: Array) -> Array:
   """The light `[9]` that arrives from unit directions `[..., 3]` -> `[...]`."""
   _check_light(sh)
   with jax.default_matmul_precision("highest"):
     return basis(directions) @ sh
 
 
-def shading(normals: jax.Array, sh: jax.Array) -> jax.Array:
+def shading(normals: Array, sh: Array) -> Array:
   """Lambertian shading f(N, L) of a white surface (Zhou et al. 2019, equation 2).
 
   Args:
@@ -94,22 +99,23 @@ def shading(normals: jax.Array, sh: jax.Array) -> jax.Array:
     return basis(normals) @ (LAMBERTIAN * sh)
 
 
-def rotate(sh: jax.Array, rotation: jax.Array) -> jax.Array:
+def rotate(sh: Array, rotation: Array) -> Array:
   """Lights `[..., 9]` turned by `rotation` `[3, 3]`: light from direction d then comes from `rotation @ d`.
 
   Exact, band by band: band 1 is a vector, band 2 a traceless symmetric matrix. `rotation` may be any orthogonal matrix,
   a mirror included.
   """
-  sh, rotation = jnp.asarray(sh), jnp.asarray(rotation)
+  xp = _namespace(sh, rotation)
+  sh = xp.asarray(sh)
   _check_light(sh)
-  dtype = jnp.result_type(sh, jnp.float32)
-  rotation, quadratic = rotation.astype(dtype), jnp.asarray(_QUADRATIC, dtype)
+  dtype = xp.result_type(sh, xp.float32)
+  rotation, quadratic = xp.asarray(rotation, dtype), xp.asarray(_QUADRATIC, dtype)
   with jax.default_matmul_precision("highest"):
-    band1 = jnp.einsum("ij,...j->...i", rotation, sh[..., 1:4][..., _XYZ])[..., _YZX]
-    matrix = jnp.einsum("...k,kij->...ij", sh[..., 4:], quadratic)
-    matrix = jnp.einsum("ai,...ij,bj->...ab", rotation, matrix, rotation)
-    band2 = jnp.einsum("...ij,kij->...k", matrix, quadratic) / _QUADRATIC_NORM
-  return jnp.concatenate([sh[..., :1], band1, band2], axis=-1)
+    band1 = xp.einsum("ij,...j->...i", rotation, sh[..., 1:4][..., _XYZ])[..., _YZX]
+    matrix = xp.einsum("...k,kij->...ij", sh[..., 4:], quadratic)
+    matrix = xp.einsum("ai,...ij,bj->...ab", rotation, matrix, rotation)
+    band2 = xp.einsum("...ij,kij->...k", matrix, quadratic) / float(_QUADRATIC_NORM)
+  return xp.concatenate([sh[..., :1], band1, band2], axis=-1)
 
 
 def turn(degrees: float) -> np.ndarray:
@@ -132,7 +138,7 @@ def direction(azimuth: float, elevation: float) -> np.ndarray:
   )
 
 
-def directional(towards: jax.Array, ambient: float = 0.3, dc: float = 0.75) -> jax.Array:
+def directional(towards: Array, ambient: float = 0.3, dc: float = 0.75) -> Array:
   """A large soft lamp plus even light from everywhere.
 
   The lamp's radiance is a lobe, max(0, cos) around its direction: as hard as nine numbers can say without going far
@@ -146,15 +152,16 @@ def directional(towards: jax.Array, ambient: float = 0.3, dc: float = 0.75) -> j
   Returns:
     `[..., 9]`.
   """
-  harmonics = basis(jnp.asarray(towards))
-  lamp = harmonics * jnp.broadcast_to(LAMBERTIAN / LAMBERTIAN[0], harmonics.shape) * (dc / _BAND0)
-  even = jnp.zeros_like(lamp).at[..., 0].set(dc)
+  xp = _namespace(towards)
+  harmonics = basis(xp.asarray(towards))
+  lamp = harmonics * xp.broadcast_to(LAMBERTIAN / LAMBERTIAN[0], harmonics.shape) * (dc / _BAND0)
+  even = xp.broadcast_to(np.eye(9, dtype=np.float32)[0], harmonics.shape) * dc
   return ambient * even + (1 - ambient) * lamp
 
 
-def normalise(sh: jax.Array, dc: float = 0.8) -> jax.Array:
+def normalise(sh: Array, dc: float = 0.8) -> Array:
   """Lights `[..., 9]` scaled to a first coefficient of `dc`, which must be positive to begin with."""
-  sh = jnp.asarray(sh)
+  sh = _namespace(sh).asarray(sh)
   _check_light(sh)
   return sh * (dc / sh[..., :1])
 
@@ -165,6 +172,8 @@ def minimum(sh: np.ndarray) -> float:
   Exact. With the light as c + b.d + d^T A d, a minimum on the sphere solves (A - m I) d = -b / 2 with m at most the
   smallest eigenvalue of A; m is the root of |d| = 1 (a trust-region subproblem: Moré & Sorensen 1983).
   """
+  from scipy import optimize  # takes a second to import, and relighting a photo does without
+
   sh = np.asarray(sh, np.float64)
   _check_light(sh)
   b = _BAND1 * sh[1:4][_XYZ]
@@ -253,7 +262,7 @@ CONVENTIONS = {
 }
 
 
-def convert(sh: jax.Array, source: str, target: str = "dpr") -> jax.Array:
+def convert(sh: Array, source: str, target: str = "dpr") -> Array:
   """Lights `[..., 9]` from one of `CONVENTIONS` to another. Exact, both ways.
 
   Raises:
@@ -263,7 +272,7 @@ def convert(sh: jax.Array, source: str, target: str = "dpr") -> jax.Array:
     if name not in CONVENTIONS:
       raise ValueError(f"unknown SH convention {name!r}; known: {', '.join(CONVENTIONS)}")
   source, target = CONVENTIONS[source], CONVENTIONS[target]
-  sh = jnp.asarray(sh)
+  sh = _namespace(sh).asarray(sh)
   _check_light(sh)
   ours = rotate(sh[..., np.argsort(source.order)], source.axes.T)
   return rotate(ours, target.axes)[..., target.order]
@@ -283,7 +292,7 @@ def sphere_normals(size: int) -> tuple[np.ndarray, np.ndarray]:
   return np.stack([x, y, z], axis=-1).astype(np.float32), disc
 
 
-def sphere_picture(sh: jax.Array, size: int = 256) -> np.ndarray:
+def sphere_picture(sh: Array, size: int = 256) -> np.ndarray:
   """A white Lambertian sphere under a light `[9]`, as the authors show it: uint8 `[size, size]`, black around the disc.
 
   Stretched to the full range between the darkest point and the 95th percentile, so it shows where a light comes from,
