@@ -53,7 +53,7 @@ def main() -> None:
   )
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))
-  elif _IMAGE.value is None or _OUT.value is None:
+  elif not _IMAGE.value or not _OUT.value:
     raise BadInput("--image and --out are needed, or --demo; --help lists all flags")
   else:
     relight_command.relight(options, Path(_IMAGE.value), Path(_OUT.value), sheet=_GRID.value, film_frames=_ROTATE.value)

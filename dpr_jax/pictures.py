@@ -15,6 +15,10 @@ _SHEET_COLUMNS = 6
 _SHEET_GAP = 8
 _SHEET_GRAY = 104  # neither the lit nor the dark side of a sphere drowns in it
 
+# Numbers of ITU-T H.273 (and FFmpeg).
+_BT709 = 1
+_LIMITED_RANGE = 1
+
 
 def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:
   """A picture `[H, W, 3]` made no larger than `longest_side`; never enlarged."""
@@ -37,12 +41,14 @@ def contact_sheet(pictures: Sequence[np.ndarray], lights: Sequence[np.ndarray | 
   """
   height, width = pictures[0].shape[:2]
   side = max(16, min(height, width) // 3)
+  column = max(width, side)
   cells = []
   for picture, light in zip(pictures, lights, strict=True):
-    cell = np.full((height + side + 3 * _SHEET_GAP, width + _SHEET_GAP, 3), _SHEET_GRAY, np.uint8)
-    cell[:height, :width] = picture
+    cell = np.full((height + side + 3 * _SHEET_GAP, column + _SHEET_GAP, 3), _SHEET_GRAY, np.uint8)
+    left = (column - width) // 2
+    cell[:height, left : left + width] = picture
     if light is not None:
-      left = (width - side) // 2
+      left = (column - side) // 2
       _draw_sphere(cell[height + _SHEET_GAP : height + _SHEET_GAP + side, left : left + side], light)
     cells.append(cell)
   rows = -(-len(cells) // _SHEET_COLUMNS)
@@ -76,11 +82,16 @@ def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int, gi
   with av.open(mp4, "w", format="mp4", options={"movflags": "faststart"}) as container:
     stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "medium"})
     stream.pix_fmt = "yuv420p"  # the one that every player knows
+    # BT.709, and said so: of a film that says nothing, players guess the colours by its size.
+    codec = stream.codec_context
+    codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+    codec.color_range = _LIMITED_RANGE
     for pixels in frames:
       even = np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2])
       if not small:
         stream.height, stream.width = even.shape[:2]
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+      frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+      container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, dst_colorspace=_BT709)))
       small.append(Image.fromarray(shrink(pixels, gif_side)).quantize(colors=255, dither=Image.Dither.FLOYDSTEINBERG))
     container.mux(stream.encode())
   # GIF counts in hundredths of a second.

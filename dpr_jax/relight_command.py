@@ -1,6 +1,8 @@
 """What `relight.py` does: photos, lights and wishes in, relit photos, contact sheets and films out."""
 
 import dataclasses
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,14 +20,15 @@ from dpr_jax.photo import Photo, list_photos, read_photo, write_photo
 from dpr_jax.portrait import Portrait, WholePhoto, to_8_bits
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
-_DEMO_LIGHTS = ("left", "right", "top", "rembrandt", "bottom")
+_DEMO_LIGHTS = ("left", "left-top", "right", "top", "bottom")
 _SHEET_SOURCE_SIDE = 1600  # enough for a face in a group photo
 _SHEET_CELL_SIDE = 512
 _FILM_SIDE = 1080
 _FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
 _FILM_FPS = (10, 30)
 _DEMO_CROP = (slice(0, 300), slice(70, 370))  # head and shoulders
-_WRITABLE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+_WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+_FILM_SUFFIXES = (".mp4", ".gif")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Options:
       raise BadInput(f"--size {self.size}: must lie in 64 to 2048")
     if self.face is not None and self.face < 1:
       raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
+    if self.face is not None and not self.align:
+      raise BadInput(f"--face {self.face}: not with --no-align, which looks for no faces")
 
 
 class Studio:
@@ -112,10 +117,17 @@ class Studio:
 
 def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
   """One photo under the first of the studio's lights, in full resolution."""
-  check_free(target, overwrite)
+  _check_target(target, overwrite)
   photo = read_photo(source)
   relit = studio.relight(studio.encode(photo.pixels, str(source)), studio.lights[0])
   write_photo(target, _with_pixels(photo, relit), overwrite=overwrite)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+  """BadInput if `write_photo` would refuse `target`: better before the work than after it."""
+  check_free(target, overwrite)
+  if target.suffix.lower() not in _WRITABLE_SUFFIXES:
+    raise BadInput(f"{target}: the suffix must be one of {', '.join(_WRITABLE_SUFFIXES)}")
 
 
 def _with_pixels(photo: Photo, pixels: np.ndarray) -> Photo:
@@ -130,14 +142,18 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
   Raises:
     BadInput: after all others are done, if some could not be relit; the message lists them.
   """
-  if target.exists() and not target.is_dir():
+  if os.path.lexists(target) and not os.path.isdir(target):
     raise BadInput(f"{target}: not a folder; the photos of a folder go into a folder")
-  photos = list_photos(source)
+  # Those that keep their names come first: none of them gives way to a GIF or AVIF that becomes a PNG.
+  photos = sorted(list_photos(source), key=lambda path: path.suffix.lower() not in _WRITABLE_SUFFIXES)
   failures = []
+  source_of: dict[str, Path] = {}
   for path in tqdm(photos, unit="photo", disable=None):
-    suffix = path.suffix if path.suffix.lower() in _WRITABLE_SUFFIXES else ".png"
+    name = path.name if path.suffix.lower() in _WRITABLE_SUFFIXES else f"{path.stem}.png"
     try:
-      relight_photo(studio, path, target / (path.stem + suffix), overwrite)
+      if (other := source_of.setdefault(name, path)) != path:
+        raise BadInput(f"{path}: would be written to {name}, as {other.name} is")
+      relight_photo(studio, path, target / name, overwrite)
     except BadInput as error:
       failures.append(str(error))
   done = len(photos) - len(failures)
@@ -148,7 +164,7 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
 
 def relight_to_sheet(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
   """The photo, what each of the studio's lights makes of it, and the lit spheres, as one picture."""
-  check_free(target, overwrite)
+  _check_target(target, overwrite)
   pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _SHEET_SOURCE_SIDE)
   write_photo(target, Photo(_sheet(studio, studio.encode(pixels, str(source)))), overwrite=overwrite)
 
@@ -164,15 +180,19 @@ def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, ov
 
   The photo is made no larger than a screen and encoded once.
   """
+  if target.suffix.lower() not in _FILM_SUFFIXES:
+    raise BadInput(f"{target}: films have the suffix .mp4 or .gif; both are written")
   mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
   for path in (mp4, gif):
     check_free(path, overwrite)
   pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _FILM_SIDE)
+  if min(pixels.shape[:2]) < 2:
+    raise BadInput(f"{source}: too narrow for a film")
   encoded = studio.encode(pixels, str(source))
 
   def turning() -> Iterator[np.ndarray]:
     for k in tqdm(range(frames), unit="frame", disable=None):
-      yield studio.relight(encoded, np.asarray(sh.rotate(studio.lights[0], sh.roll(-360 * k / frames))))
+      yield studio.relight(encoded, sh.rotate(studio.lights[0], sh.roll(-360 * k / frames)))
 
   with atomic_output(mp4, overwrite) as mp4_aside, atomic_output(gif, overwrite) as gif_aside:
     pictures.write_films(mp4_aside, gif_aside, turning(), int(np.clip(frames / _FILM_SECONDS, *_FILM_FPS)))
@@ -212,16 +232,20 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
     raise BadInput("more than one --light: only --grid takes several")
   if film_frames is not None and not 2 <= film_frames <= 3600:
     raise BadInput(f"--rotate {film_frames}: must lie in 2 to 3600")
-  if not image.exists():
-    raise BadInput(f"{image}: no such file or folder")
-  if image.is_dir() and (sheet or film_frames is not None):
+  if sheet and film_frames is not None:
+    raise BadInput("--grid and --rotate: one of them at a time")
+  try:
+    is_folder = stat.S_ISDIR(image.stat().st_mode)
+  except OSError as error:
+    raise BadInput(f"{image}: cannot be read ({error.strerror})") from None
+  if is_folder and (sheet or film_frames is not None):
     raise BadInput(f"{image}: is a folder; --grid and --rotate take one photo")
   with Studio(options) as studio:
     if sheet:
       relight_to_sheet(studio, image, out, options.overwrite)
     elif film_frames is not None:
       relight_to_films(studio, image, out, film_frames, options.overwrite)
-    elif image.is_dir():
+    elif is_folder:
       relight_folder(studio, image, out, options.overwrite)
     else:
       relight_photo(studio, image, out, options.overwrite)
