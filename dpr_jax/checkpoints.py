@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpr_jax import assets, pytorch_weights
 from dpr_jax.errors import BadInput
@@ -39,7 +40,7 @@ def load_params(source: str | os.PathLike):
 
 
 def _check_against_network(variables, path: Path) -> None:
-  """BadInput unless `variables` have exactly the names and shapes of the network they claim to be of."""
+  """BadInput unless `variables` have exactly the names and shapes of their network, and finite values."""
   try:
     network = network_for(variables)
   except ValueError as error:
@@ -55,3 +56,6 @@ def _check_against_network(variables, path: Path) -> None:
       raise BadInput(
         f"{path}: weights of another network: {key} is {given.get(key, 'missing')}, not {needed.get(key, 'known')}"
       )
+  for key, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if not np.isfinite(leaf).all():
+      raise BadInput(f"{path}: {jax.tree_util.keystr(key)} has values that are not finite")

@@ -204,15 +204,20 @@ def cut_square(pixels: np.ndarray, framing: Framing) -> np.ndarray:
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 3, (width, height))
   part, matrix = pixels[top:bottom, left:right], _shifted(framing.matrix, left, top)
-  # Shrink by whole pixels first: a warp alone would skip pixels and alias.
-  shrink = int(1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2]))))
+  # A warp alone would skip pixels where it shrinks, and alias. So whole pixels are averaged first, down to under 4 for
+  # a pixel of the square (memory must not grow with the photo), then a finer square is drawn, and averaged in turn.
+  scale = 1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2])))
+  shrink = max(1, int(scale / 2))
   if shrink > 1:
     rows, columns = (max(1, side // shrink) for side in part.shape[:2])
     part = cv2.resize(part[: rows * shrink, : columns * shrink], (columns, rows), interpolation=cv2.INTER_AREA)
     # Pixel j of the small picture is centred on pixel shrink * j + (shrink - 1) / 2 of the large one.
     matrix = np.column_stack([matrix[:, :2] * shrink, _shifted(matrix, *[(shrink - 1) / 2] * 2)[:, 2]])
-  part, side = np.ascontiguousarray(to_8_bits(part)), (framing.size, framing.size)
-  return cv2.warpAffine(part, matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+  finer = max(1, int(np.ceil(scale / shrink - 0.01)))
+  matrix = np.column_stack([finer * matrix[:, :2], finer * matrix[:, 2] + (finer - 1) / 2])
+  part, side = np.ascontiguousarray(to_8_bits(part)), framing.size * finer
+  square = cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+  return cv2.resize(square, (framing.size, framing.size), interpolation=cv2.INTER_AREA)
 
 
 def _shifted(matrix: np.ndarray, left: int, top: int) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Reads PyTorch weight files without PyTorch, and maps the official networks onto our Flax modules.
 
 A `.t7` or `.pth` file is a pickle, and a pickle is a program that may call anything. Here it may call only the
-stand-ins of an explicit allow-list, all inert; any other name in the file ends the reading. What can still happen is a
-denial of service: a pickle nested a hundred thousand deep can exhaust the interpreter's stack.
+stand-ins of an explicit allow-list, all inert; any other name in the file ends the reading.
 
 Formats: `torch/serialization.py` of PyTorch 0.4 (a stream of pickles followed by raw storages) and of PyTorch 1.6 and
 later (an uncompressed zip archive).
@@ -29,6 +28,8 @@ from dpr_jax.errors import BadInput
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# The official files take 13,000 at most. A tuple nested 200,000 deep would exhaust the interpreter's stack.
+_MAX_OPERATIONS = 50_000
 
 
 @contextlib.contextmanager
@@ -93,6 +94,8 @@ def load_pickle(
     # The C unpickler allocates what an opcode announces before it looks whether that is there: lengths (checked by
     # genops) and memo indices, which in an honest pickle count up from 0 or 1.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+      if count > _MAX_OPERATIONS:
+        raise BadInput(f"{source}: the pickle has more than {_MAX_OPERATIONS} operations, weights need far fewer")
       if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
         raise BadInput(f"{source}: the pickle puts object {argument} into its memo after {count} operations")
     end = stream.tell()

@@ -31,9 +31,10 @@ def _check_image(image: jax.Array, name: str, ranks: tuple[int, ...], channels: 
     raise ValueError(f"{name} must be floating point in [0, 1], not {jnp.result_type(image)} (divide by 255)")
   if not isinstance(image, jax.core.Tracer):
     image = image if isinstance(image, jax.Array) else np.asarray(image)
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # false for NaN too
-      raise ValueError(f"{name} must lie in [0, 1], but spans {low:g} to {high:g}")
+    # Comparisons catch NaN; XLA's min and max on a CPU drop it.
+    if not ((image >= -_RANGE_TOLERANCE) & (image <= 1 + _RANGE_TOLERANCE)).all():
+      image = np.asarray(image)
+      raise ValueError(f"{name} must lie in [0, 1], but spans {float(image.min()):g} to {float(image.max()):g}")
   return jnp.asarray(image, jnp.promote_types(jnp.result_type(image), jnp.float32))
 
 

@@ -4,6 +4,8 @@ import io
 import itertools
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 
 import flax.linen as nn
@@ -756,3 +758,13 @@ def test_a_file_written_and_mapped(tmp_path, file_format):
   expected = flattened(dpr_variables(state_dict, "a.pth"))
   for path, array in flattened(dpr_variables(read, "a.pth")).items():
     np.testing.assert_array_equal(array, expected[path])
+
+
+def test_a_pickle_too_deep_for_the_stack_is_refused(tmp_path):
+  """Hashing a tuple nested this deep ends CPython itself, so the attempt is made in a process of its own."""
+  path = tmp_path / "deep.pth"
+  path.write_bytes(b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s.")
+  code = f"from dpr_jax.pytorch_weights import read_state_dict; read_state_dict({str(path)!r})"
+  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert result.returncode == 1
+  assert "more than 50000 operations" in result.stderr
