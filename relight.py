@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from dpr_jax import command_line
+from dpr_jax.errors import BadInput
 
 _IMAGE = flags.DEFINE_string("image", None, "a photo, or a folder of photos")
 _LIGHT = flags.DEFINE_multi_string(
@@ -37,8 +38,11 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing outputs")
 
 
 def main() -> None:
-  from dpr_jax import relight_command
-  from dpr_jax.errors import BadInput
+  if _DEMO.value and (_IMAGE.value or _GRID.value or _ROTATE.value is not None):
+    raise BadInput("--demo has a photo and a sheet of its own: leave out --image, --grid and --rotate")
+  if not _DEMO.value and not (_IMAGE.value and _OUT.value):
+    raise BadInput("--image and --out are needed, or --demo; --help lists all flags")
+  from dpr_jax import relight_command  # seconds, which neither the above nor --help costs
 
   command_line.enable_compilation_cache()
   options = relight_command.Options(
@@ -53,8 +57,6 @@ def main() -> None:
   )
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))
-  elif not _IMAGE.value or not _OUT.value:
-    raise BadInput("--image and --out are needed, or --demo; --help lists all flags")
   else:
     relight_command.relight(options, Path(_IMAGE.value), Path(_OUT.value), sheet=_GRID.value, film_frames=_ROTATE.value)
 

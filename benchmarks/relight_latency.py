@@ -83,7 +83,7 @@ def measure(size: int, lights: int, rounds: int) -> dict[str, float | str]:
 
 
 def _photo_ms(params, size: int, rounds: int) -> float:
-  """A 4000 x 3000 photo with one face of 1,500 pixels under one more light: decode, and the ratio carried to the photo."""
+  """A 12-megapixel photo under one more light: decode, and the ratio carried to the photo's own pixels."""
   import numpy as np
 
   from dpr_jax import sh

@@ -11,6 +11,7 @@ from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import MissingSystemLibrary
 
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
 
 
 def run(main: Callable[[], None]) -> None:
@@ -31,6 +32,9 @@ def _report(main: Callable[[], None]) -> None:
     main()
   except (BadInput, MissingSystemLibrary) as error:
     fail(str(error))
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

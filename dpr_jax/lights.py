@@ -92,7 +92,7 @@ def parse_light(text: str, params=None) -> np.ndarray:
 
 
 def _lamp(light: Direction) -> np.ndarray:
-  return np.array(sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient))
+  return sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient)
 
 
 def _parse_direction(text: str) -> Direction:
@@ -143,7 +143,7 @@ def _from_environment(path: str) -> np.ndarray:
   light = sh.environment(panorama / brightest)  # so that the sum neither overflows nor vanishes
   if light.ndim == 2:
     light = _GRAY_WEIGHTS @ light
-  return np.array(sh.normalise(light))
+  return sh.normalise(light)
 
 
 def read_environment(path: str) -> np.ndarray:

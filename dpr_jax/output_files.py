@@ -52,8 +52,7 @@ def atomic_output(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
 
 def check_free(path: str | os.PathLike, overwrite: bool) -> None:
   """Raises BadInput if `path` is a folder, or exists without `overwrite`: ask before long work, not only after it."""
-  path = Path(path)
-  if path.is_dir():
+  if os.path.isdir(path):  # unlike Path.is_dir, false where the system refuses to look
     raise BadInput(f"{path}: is a folder, not a file to write to")
   if not overwrite and os.path.lexists(path):
     raise BadInput(f"{path}: exists already (--overwrite replaces it)")

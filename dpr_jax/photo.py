@@ -137,7 +137,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
       plain meaning as RGB (32-bit, Lab), or more than `max_pixels`.
   """
   path = Path(path)
-  if path.is_dir():
+  if os.path.isdir(path):
     raise BadInput(f"{path}: is a folder, not a photo")
   try:
     with path.open("rb") as file:

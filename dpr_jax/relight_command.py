@@ -60,8 +60,8 @@ class Options:
       raise BadInput(f"--strength {self.strength:g}: must lie in 0 to 3")
     if not 0 < self.intensity <= 10:
       raise BadInput(f"--intensity {self.intensity:g}: must be above 0, at most 10")
-    if self.size is not None and not 64 <= self.size <= 2048:
-      raise BadInput(f"--size {self.size}: must lie in 64 to 2048")
+    if self.size is not None and not 256 <= self.size <= 2048:
+      raise BadInput(f"--size {self.size}: must lie in 256 to 2048; the networks were trained at 512 and 1024")
     if self.face is not None and self.face < 1:
       raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
     if self.face is not None and not self.align:
@@ -165,8 +165,11 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
 def relight_to_sheet(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
   """The photo, what each of the studio's lights makes of it, and the lit spheres, as one picture."""
   _check_target(target, overwrite)
-  pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _SHEET_SOURCE_SIDE)
-  write_photo(target, Photo(_sheet(studio, studio.encode(pixels, str(source)))), overwrite=overwrite)
+  photo = read_photo(source)
+  pixels = pictures.shrink(to_8_bits(photo.pixels), _SHEET_SOURCE_SIDE)
+  sheet = _sheet(studio, studio.encode(pixels, str(source)))
+  profile = None if photo.gray else photo.icc_profile  # a sheet has three channels, the profile of a gray photo one
+  write_photo(target, Photo(sheet, icc_profile=profile), overwrite=overwrite)
 
 
 def _sheet(studio: Studio, encoded: Portrait | WholePhoto) -> np.ndarray:
@@ -180,11 +183,7 @@ def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, ov
 
   The photo is made no larger than a screen and encoded once.
   """
-  if target.suffix.lower() not in _FILM_SUFFIXES:
-    raise BadInput(f"{target}: films have the suffix .mp4 or .gif; both are written")
-  mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
-  for path in (mp4, gif):
-    check_free(path, overwrite)
+  mp4, gif = _film_targets(target, overwrite)
   pixels = pictures.shrink(to_8_bits(read_photo(source).pixels), _FILM_SIDE)
   if min(pixels.shape[:2]) < 2:
     raise BadInput(f"{source}: too narrow for a film")
@@ -196,6 +195,16 @@ def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, ov
 
   with atomic_output(mp4, overwrite) as mp4_aside, atomic_output(gif, overwrite) as gif_aside:
     pictures.write_films(mp4_aside, gif_aside, turning(), int(np.clip(frames / _FILM_SECONDS, *_FILM_FPS)))
+
+
+def _film_targets(target: Path, overwrite: bool) -> tuple[Path, Path]:
+  """The MP4 and the GIF that `target`, either of them, stands for; BadInput if one cannot be written."""
+  if target.suffix.lower() not in _FILM_SUFFIXES:
+    raise BadInput(f"{target}: films have the suffix .mp4 or .gif; both are written")
+  films = target.with_suffix(".mp4"), target.with_suffix(".gif")
+  for path in films:
+    check_free(path, overwrite)
+  return films
 
 
 def demo(options: Options, folder: Path) -> None:
@@ -240,6 +249,11 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
     raise BadInput(f"{image}: cannot be read ({error.strerror})") from None
   if is_folder and (sheet or film_frames is not None):
     raise BadInput(f"{image}: is a folder; --grid and --rotate take one photo")
+  # Before weights are fetched and networks compiled.
+  if film_frames is not None:
+    _film_targets(out, options.overwrite)
+  elif not is_folder:
+    _check_target(out, options.overwrite)
   with Studio(options) as studio:
     if sheet:
       relight_to_sheet(studio, image, out, options.overwrite)

@@ -1,6 +1,9 @@
 """Where the reference data are, and a JAX that forgives nothing."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,10 @@ SHARED = Path(os.environ.get("DPR_SHARED", ROOT.parent / "shared")).resolve()
 
 # Weights and models as a user would supply them by hand; tests never download.
 os.environ.setdefault("DPR_ASSETS", os.pathsep.join([str(SHARED / "reference/dpr"), str(SHARED / "models")]))
+
+# The user's own cache is left alone; the entry scripts that tests start share one.
+os.environ["DPR_CACHE"] = tempfile.mkdtemp(prefix="dpr_jax_cache_")
+atexit.register(shutil.rmtree, os.environ["DPR_CACHE"], ignore_errors=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

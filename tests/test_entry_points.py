@@ -1,0 +1,171 @@
+"""The entry script and the package as a user starts them: in a process, a folder and a cache of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import dpr_jax
+from dpr_jax.assets import ASSETS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Starts Python in an empty folder, with an empty home and cache, and without a network."""
+  (tmp_path / "cwd").mkdir()
+  kept = {name: value for name, value in os.environ.items() if not name.startswith(("DPR_", "JAX_", "XDG_", "PYTHON"))}
+  nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+  home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+  def start(*arguments, **environment):
+    return subprocess.run(
+      [sys.executable, *arguments],
+      cwd=tmp_path / "cwd",
+      env=kept | nowhere | home | environment,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
+  return start
+
+
+@pytest.fixture
+def fakes(tmp_path):
+  """The environment in which packages cannot be imported, for a reason."""
+
+  def fakes(*names, reason="must not be imported"):
+    for name in names:
+      (tmp_path / "fake" / name).mkdir(parents=True)
+      (tmp_path / "fake" / name / "__init__.py").write_text(f"raise ImportError({reason!r})")
+    return {"PYTHONPATH": str(tmp_path / "fake"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+  return fakes
+
+
+def files(folder: Path) -> set[str]:
+  return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_demo_is_silent_and_the_second_one_compiles_nothing(start, shared, tmp_path):
+  assets = {"DPR_ASSETS": os.pathsep.join([str(shared("reference/dpr")), str(shared("models"))])}
+  first = start(ROOT / "relight.py", "--demo", **assets)
+  assert first.returncode == 0
+  # Shown once per machine. On a slow one, Matplotlib, which MediaPipe imports, says that it looks for fonts.
+  spoken = [line for line in first.stderr.splitlines() if "font cache" not in line]
+  assert spoken == [f"official-512: {ASSETS['official-512'].terms}"]
+  assert first.stdout == "demo/astronaut_relit.png and demo/astronaut_sheet.png\n"
+  assert files(tmp_path / "cwd") == {"demo/astronaut_relit.png", "demo/astronaut_sheet.png"}
+  with Image.open(tmp_path / "cwd/demo/astronaut_relit.png") as image:
+    assert image.size == (300, 300)
+  with Image.open(tmp_path / "cwd/demo/astronaut_sheet.png") as image:
+    assert image.size == (6 * 308 + 8, 300 + 100 + 4 * 8)  # the photo and five lights in a row
+  compiled = files(tmp_path / "cache/dpr_jax/xla")
+  assert {"encode", "decode"} <= {name.split("_")[1] for name in compiled}  # the network's two halves, jit_encode_...
+  sheet = (tmp_path / "cwd/demo/astronaut_sheet.png").read_bytes()
+
+  second = start(ROOT / "relight.py", "--demo", **assets)
+  assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
+  assert files(tmp_path / "cache/dpr_jax/xla") == compiled
+  assert (tmp_path / "cwd/demo/astronaut_sheet.png").read_bytes() == sheet
+
+
+def test_weights_that_cannot_be_fetched_are_named_with_their_place(start, tmp_path):
+  (tmp_path / "photo.png").touch()
+  ended = start(ROOT / "relight.py", f"--image={tmp_path / 'photo.png'}", "--light=left", "--out=relit.png")
+  assert (ended.returncode, ended.stdout) == (2, "")
+  *notices, line = ended.stderr.splitlines()
+  assert line.startswith("relight.py: trained_model_03.t7: cannot be fetched from https://raw.githubusercontent.com/")
+  assert line.endswith(
+    f"put the file (SHA-256 {ASSETS['official-512'].sha256}) into {tmp_path / 'cache/dpr_jax'}, "
+    "or into a folder that DPR_ASSETS names"
+  )
+  assert all(notice.startswith("Downloading data from") for notice in notices)  # pooch's, so that nobody waits puzzled
+  assert files(tmp_path) == {"photo.png"}
+
+
+def test_a_missing_system_library_is_one_line_with_its_remedy(start, fakes):
+  reason = "libGL.so.1: cannot open shared object file: No such file or directory"
+  ended = start(ROOT / "relight.py", "--image", "x", "--light", "left", "--out", "y", **fakes("cv2", reason=reason))
+  assert (ended.returncode, ended.stdout) == (2, "")
+  assert ended.stderr == (
+    f"relight.py: cv2 needs a system library that is missing here ({reason}); "
+    "on Debian or Ubuntu: apt-get install libgl1 libglib2.0-0\n"
+  )
+
+
+_NEEDED = "--image and --out are needed, or --demo; --help lists all flags"
+_DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --grid and --rotate"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], _NEEDED),
+    (["--image=x"], _NEEDED),
+    (["--out=y", "--light=left"], _NEEDED),
+    (["--image=", "--light=left", "--out=y"], _NEEDED),
+    (["--image=x", "--light=left", "--out="], _NEEDED),
+    (["--demo", "--image=x", "--out=y.png"], _DEMO_ALONE),
+    (["--demo", "--grid"], _DEMO_ALONE),
+    (["--demo", "--rotate=0"], _DEMO_ALONE),
+  ],
+)
+def test_flags_that_do_not_go_together_are_refused_at_once(start, fakes, tmp_path, arguments, message):
+  """Before any heavy import."""
+  ended = start(ROOT / "relight.py", *arguments, **fakes("cv2", "jax", "mediapipe"))
+  assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"relight.py: {message}\n")
+  assert not files(tmp_path / "cwd")
+
+
+def test_help_needs_no_heavy_import(start, fakes):
+  """It shows the examples and all flags even where nothing else works."""
+  ended = start(ROOT / "relight.py", "--help", **fakes("cv2", "jax", "mediapipe"))
+  assert (ended.returncode, ended.stderr) == (1, "")  # absl's own exit code
+  assert "python relight.py --image=photo.jpg --light=left --out=relit.jpg" in ended.stdout
+  flags = ("image", "light", "out", "strength", "intensity", "weights", "size", "face", "rotate")
+  switches = ("no_align", "grid", "demo", "overwrite")
+  for flag in (*flags, *(f"[no]{switch}" for switch in switches)):
+    assert f"\n  --{flag}:" in ended.stdout
+
+
+_IMPORTED = """
+import json, sys
+import dpr_jax
+steps = [sorted({name.partition(".")[0] for name in sys.modules})]
+dpr_jax.relight_fn, dpr_jax.BadInput
+steps.append(sorted({name.partition(".")[0] for name in sys.modules}))
+print(json.dumps(steps))
+"""
+
+
+def test_imports_are_as_light_as_what_is_used(start):
+  ended = start("-c", _IMPORTED, PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
+  assert ended.stderr == ""
+  package, function = (set(names) for names in json.loads(ended.stdout))
+  assert not package & {"cv2", "mediapipe", "jax", "flax", "numpy", "scipy", "PIL", "skimage", "av", "pooch", "tqdm"}
+  assert "jax" in function
+  assert not function & {"cv2", "mediapipe", "skimage", "av", "OpenEXR"}
+
+
+def test_the_public_names():
+  assert set(dpr_jax.__all__) == {
+    "BadInput",
+    "estimate_light",
+    "load_params",
+    "parse_light",
+    "relight_fn",
+    "relight_lights",
+    "relight_luminance",
+  }
+  for name in dpr_jax.__all__:
+    assert getattr(dpr_jax, name).__name__ == name
+    assert name in dir(dpr_jax)
+  with pytest.raises(AttributeError, match="module 'dpr_jax' has no attribute 'relight'"):
+    dpr_jax.relight  # noqa: B018
