@@ -1,0 +1,443 @@
+"""Finding faces needs MediaPipe's model from the reference data; the framing is checked against the published rule."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from dpr_jax import faces
+from dpr_jax.errors import BadInput
+from dpr_jax.faces import OVAL, Face, FaceFinder, find_faces, frame_face
+from dpr_jax.native_libraries import MissingSystemLibrary
+from dpr_jax.photo import read_photo
+from dpr_jax.portrait import cut_square
+
+# MediaPipe's landmark numbers, copied from its documentation of the face mesh; left and right as seen in the picture.
+LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
+RIGHT_EYE = [263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466]
+LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER = 61, 291
+
+
+@pytest.fixture(scope="module")
+def finder(shared):
+  shared("models/face_landmarker.task")
+  with FaceFinder() as finder:
+    yield finder
+
+
+@pytest.fixture(scope="module")
+def obama(shared):
+  return read_photo(shared("reference/dpr/obama.jpg")).pixels
+
+
+@pytest.fixture(scope="module")
+def two_faces(shared):
+  return read_photo(shared("photos/two_faces.jpg")).pixels
+
+
+def height_of(face):
+  return face.box[3] - face.box[1]
+
+
+def relative_error(face, expected):
+  """Mean distance of the landmarks over the height of the face."""
+  return np.linalg.norm(face.landmarks - expected.landmarks, axis=1).mean() / height_of(expected)
+
+
+def on_canvas(pixels, height, width, left, top):
+  canvas = np.full((height, width, 3), 128, np.uint8)
+  canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+  return canvas
+
+
+# Known photos.
+
+
+@pytest.mark.parametrize(
+  ("name", "count"),
+  [
+    ("photos/two_faces.jpg", 2),
+    ("photos/crowd.jpg", 3),
+    ("photos/ffhq_00300.png", 1),
+    ("photos/ffhq_00508.png", 1),  # curls are no faces
+    ("reference/dpr/obama.jpg", 1),
+  ],
+)
+def test_every_face_of_a_photo_is_found_once(shared, finder, name, count):
+  found = finder.find(read_photo(shared(name)).pixels)
+  assert len(found) == count
+  lefts = [face.box[0] for face in found]
+  assert lefts == sorted(lefts)
+  for face in found:
+    assert face.landmarks.shape == (478, 2)
+    left, top, right, bottom = face.box
+    assert 0.5 < (right - left) / (bottom - top) < 1.2
+
+
+def test_the_astronaut_is_found_where_she_is(finder):
+  [face] = finder.find(data.astronaut())
+  eyes = [face.landmarks[outline].mean(axis=0) for outline in (LEFT_EYE, RIGHT_EYE)]
+  np.testing.assert_allclose(eyes, [(203, 101), (247, 104)], atol=3)  # as read off the picture
+  mouth = face.landmarks[[LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER]]
+  np.testing.assert_allclose(mouth, [(203, 140), (246, 140)], atol=3)
+
+
+@pytest.mark.parametrize(
+  "pixels",
+  [
+    data.coffee(),
+    np.zeros((300, 400, 3), np.uint8),
+    np.full((700, 300, 3), 255, np.uint8),
+    np.full((600, 800, 3), 30000, np.uint16),
+    np.zeros((1, 1, 3), np.uint8),
+    np.full((3, 5000, 3), 90, np.uint8),
+    np.full((5000, 3, 3), 90, np.uint8),
+  ],
+  ids=lambda pixels: "x".join(map(str, pixels.shape[:2])),
+)
+def test_no_face_is_found_where_there_is_none(finder, pixels):
+  assert finder.find(pixels) == []
+
+
+def test_a_shrunk_crowd_has_no_more_faces(shared, finder):
+  """At MediaPipe's own threshold it has."""
+  crowd = read_photo(shared("photos/crowd.jpg")).pixels
+  assert len(finder.find(cv2.resize(crowd, None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA))) == 3
+
+
+def test_the_order_is_left_to_right_in_the_mirror_too(finder, two_faces):
+  width = two_faces.shape[1]
+  found = finder.find(two_faces)
+  mirrored = finder.find(two_faces[:, ::-1])
+  assert len(found) == len(mirrored) == 2
+  for face, mirror in zip(found, reversed(mirrored), strict=True):
+    centre, mirror_centre = (frame.landmarks[OVAL].mean(axis=0) for frame in (face, mirror))
+    np.testing.assert_allclose(mirror_centre, (width - centre[0], centre[1]), atol=0.02 * height_of(face))
+
+
+def test_16_bits_give_the_same_faces(finder, two_faces, obama):
+  for pixels in (two_faces, obama, data.astronaut()):
+    deep = pixels.astype(np.uint16) * 257
+    for face, deep_face in zip(finder.find(pixels), finder.find(deep), strict=True):
+      np.testing.assert_allclose(deep_face.landmarks, face.landmarks, atol=0.05)
+
+
+def test_a_read_only_photo_will_do(finder):
+  pixels = data.astronaut()
+  pixels.flags.writeable = False
+  assert len(finder.find(pixels)) == 1
+
+
+# Small faces and large photos.
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.06, 0.06), (0.5, 0.5), (0.74, 0.26), (0.95, 0.95)])
+def test_a_face_of_a_twentieth_of_the_frame_is_found(finder, obama, x, y):
+  [portrait] = finder.find(obama)
+  scale = 0.05 * 2048 / height_of(portrait)
+  small = cv2.resize(obama, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+  left, top = (round(share * (2048 - side)) for share, side in ((x, small.shape[1]), (y, small.shape[0])))
+  [face] = finder.find(on_canvas(small, 2048, 2048, left, top))
+  assert relative_error(Face((face.landmarks - (left, top)) / scale), portrait) < 0.01
+
+
+def test_landmarks_are_as_precise_in_a_large_photo(finder, obama):
+  [portrait] = finder.find(obama)
+  [face] = finder.find(on_canvas(obama, 3000, 4200, 2300, 1400))
+  assert relative_error(Face(face.landmarks - (2300, 1400)), portrait) < 0.004
+
+
+def test_landmarks_scale_with_the_photo(finder, obama):
+  [portrait] = finder.find(obama)
+  [face] = finder.find(cv2.resize(obama, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+  assert relative_error(Face(face.landmarks / 2), portrait) < 0.004
+
+
+@pytest.mark.parametrize("shape", [(1000, 1000), (689, 1536), (1901, 3913), (4001, 300), (512, 511), (257, 100)])
+def test_whatever_is_under_half_a_tile_lies_whole_in_one(shape):
+  longer = max(shape)
+  by_side = {}
+  for left, top, side in faces._tiles(*shape):
+    by_side.setdefault(side, []).append((left, top))
+  halves = [-(-longer // divisor) for divisor in (2, 4)]
+  assert set(by_side) == {longer} | {side for side in halves if side >= 256}
+  assert by_side[longer] == [(0, 0)]
+  for side, corners in by_side.items():
+    for extent, starts in ((shape[1], {left for left, _ in corners}), (shape[0], {top for _, top in corners})):
+      whole = side // 2  # as long as what is looked for
+      for position in range(max(1, extent - whole + 1)):
+        assert any(start <= position and position + whole <= start + side for start in starts)
+    assert len(set(corners)) == len(corners)
+
+
+# What is made of MediaPipe's finds, by a script of them: (left, top, side) of the square searched -> faces.
+
+
+def box_face(left, top, right, bottom):
+  return Face(np.array([(left, top), (right, bottom)], float))
+
+
+def found_with(monkeypatch, finder, script, shape=(600, 600, 3)):
+  monkeypatch.setattr(FaceFinder, "_find_in_square", lambda self, pixels, *square: script(*square))
+  return [face.box.tolist() for face in finder.find(np.zeros(shape, np.uint8))]
+
+
+def test_two_views_of_one_face_count_once(monkeypatch, finder):
+  views = [box_face(100, 100, 200, 200), box_face(180, 100, 280, 200)]
+  script = {600: views, 300: views[:1], 200: [box_face(150, 100, 250, 200)]}  # the last are the close-ups
+  assert found_with(monkeypatch, finder, lambda left, top, side: script[side]) == [[150, 100, 250, 200]]
+
+
+def test_a_close_up_decides(monkeypatch, finder):
+  """Of several faces that it shows, the one that was meant is taken; without any, there was none."""
+  views = [box_face(100, 100, 200, 200), box_face(300, 100, 400, 200), box_face(300, 400, 400, 500)]
+  close_ups = {
+    (50, 50): [box_face(195, 100, 290, 200), box_face(104, 101, 203, 202)],
+    (250, 50): [],
+    (250, 350): [box_face(301, 401, 399, 499)],
+  }
+  expected = [[104, 101, 203, 202], [301, 401, 399, 499]]
+
+  def script(left, top, side):
+    return close_ups[left, top] if side == 200 else views
+
+  assert found_with(monkeypatch, finder, script) == expected
+
+
+def test_a_face_that_a_tile_cuts_off_is_left_to_the_other_tiles(monkeypatch, finder):
+  cut, at_the_photos_edge = box_face(180, 50, 299.5, 150), box_face(500, 50, 599.5, 150)
+
+  def script(left, top, side):
+    if side == 300:
+      return {(0, 0): [cut], (300, 0): [at_the_photos_edge]}.get((left, top), [])
+    return [] if side == 600 else [cut if left < 300 else at_the_photos_edge]
+
+  assert found_with(monkeypatch, finder, script) == [[500, 50, 599.5, 150]]
+
+
+def test_faces_too_small_to_have_shading_are_left_out(monkeypatch, finder):
+  views = [box_face(100, 100, 123, 130), box_face(300, 100, 325, 130)]
+
+  def script(left, top, side):
+    return views if side in (300, 600) else [views[0] if left < 200 else views[1]]
+
+  assert found_with(monkeypatch, finder, script) == [[300, 100, 325, 130]]
+
+
+# Rotated photos.
+
+
+def rotated(pixels, degrees):
+  """The photo turned clockwise on a black canvas that holds all of it, and the matrix that turned it."""
+  height, width = pixels.shape[:2]
+  side = int(np.hypot(height, width))
+  matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1)
+  matrix[:, 2] += (side - width) / 2, (side - height) / 2
+  return cv2.warpAffine(pixels, matrix, (side, side)), matrix
+
+
+def assert_framed_alike(finder, pixels, degrees):
+  turned, matrix = rotated(pixels, degrees)
+  upright, found = finder.find(pixels), finder.find(turned)
+  assert len(found) == len(upright)
+  for face in upright:
+    expected = frame_face(face, 256)
+    centre = matrix[:, :2] @ face.landmarks[OVAL].mean(axis=0) + matrix[:, 2]
+    nearest = min(found, key=lambda other: np.linalg.norm(other.landmarks[OVAL].mean(axis=0) - centre))
+    framing = frame_face(nearest, 256)
+    assert framing.roll - expected.roll == pytest.approx(degrees, abs=2)
+    # Where the upright photo's framing puts a point, this one puts it too, within a few of 256 pixels.
+    corners = np.array([(0, 0), (256, 0), (256, 256), (0, 256)]) - expected.matrix[:, 2]
+    corners = corners @ np.linalg.inv(expected.matrix[:, :2]).T @ matrix[:, :2].T + matrix[:, 2]
+    corners = corners @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+    np.testing.assert_allclose(corners, [(0, 0), (256, 0), (256, 256), (0, 256)], atol=8)
+    middle = np.s_[48:208, 48:208]
+    difference = cut_square(turned, framing)[middle].astype(float) - cut_square(pixels, expected)[middle]
+    assert np.abs(difference).mean() < 8
+
+
+@pytest.mark.parametrize("degrees", [-60, -40, -20, 20, 40, 60])
+def test_a_leaning_head_is_framed_upright(finder, degrees):
+  assert_framed_alike(finder, data.astronaut(), degrees)
+
+
+@pytest.mark.parametrize("degrees", [-60, 40])
+def test_leaning_heads_are_framed_upright(shared, finder, two_faces, degrees):
+  assert_framed_alike(finder, two_faces, degrees)
+  assert_framed_alike(finder, read_photo(shared("photos/ffhq_00508.png")).pixels, degrees)
+
+
+# The framing of CelebA-HQ.
+
+
+def face_with(left_eye, right_eye, mouth, mouth_width=30.0):
+  """A face by hand: rings of landmarks around the eyes, two at the mouth, the others where they must not matter."""
+  landmarks = np.full((478, 2), -1e4)
+  ring = 2 * np.pi * np.arange(16) / 16
+  for outline, centre in ((LEFT_EYE, left_eye), (RIGHT_EYE, right_eye)):
+    landmarks[outline] = np.array(centre) + np.column_stack([12 * np.cos(ring), 5 * np.sin(ring)])
+  along = np.subtract(right_eye, left_eye) / np.linalg.norm(np.subtract(right_eye, left_eye))
+  landmarks[LEFT_MOUTH_CORNER] = mouth - along * mouth_width / 2
+  landmarks[RIGHT_MOUTH_CORNER] = mouth + along * mouth_width / 2
+  return Face(landmarks)
+
+
+def framed(framing, points):
+  return np.asarray(points, float) @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+
+
+def karras_rule(face, size, points):
+  """Karras et al. 2018, appendix C, in complex numbers: x' - Rotate90(y') is x' + i y' where y grows downwards."""
+
+  def position(indices):
+    return complex(*face.landmarks[indices].mean(axis=0))
+
+  e0, e1, m = position(LEFT_EYE), position(RIGHT_EYE), position([LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER])
+  x, y = e1 - e0, (e0 + e1) / 2 - m
+  c, s = (e0 + e1) / 2 - 0.1 * y, max(4.0 * abs(x), 3.6 * abs(y))
+  x = (x + 1j * y) / abs(x + 1j * y)
+  q = (np.asarray(points, float) @ [1, 1j] - c) / x * size / s + size * (0.5 + 0.5j)
+  return np.column_stack([q.real, q.imag]), np.degrees(np.angle(x))
+
+
+def test_the_landmark_numbers_are_mediapipes():
+  connections = importlib.import_module("mediapipe.tasks.python.vision").FaceLandmarksConnections
+
+  def numbers(connections):
+    return {end for connection in connections for end in (connection.start, connection.end)}
+
+  # MediaPipe's left and right are the subject's.
+  assert numbers(connections.FACE_LANDMARKS_RIGHT_EYE) == set(LEFT_EYE)
+  assert numbers(connections.FACE_LANDMARKS_LEFT_EYE) == set(RIGHT_EYE)
+  assert numbers(connections.FACE_LANDMARKS_FACE_OVAL) == set(OVAL)
+  follows = {(c.start, c.end) for c in connections.FACE_LANDMARKS_FACE_OVAL}
+  assert set(zip(OVAL, OVAL[1:] + OVAL[:1], strict=True)) == follows
+
+
+@pytest.mark.parametrize(
+  ("mouth_below", "side"),
+  [(100, 400.0), (120, 432.0)],  # 4 eye distances, or 3.6 times from the eyes to the mouth, whichever is more
+)
+def test_an_upright_face_is_framed_by_the_rule(mouth_below, side):
+  framing = frame_face(face_with((300, 400), (400, 400), (350, 400 + mouth_below)), 512)
+  centre = np.array([350, 400 + 0.1 * mouth_below])
+  assert framing.roll == pytest.approx(0, abs=1e-9)
+  assert framing.size == 512
+  corners = centre + side / 2 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+  np.testing.assert_allclose(framed(framing, corners), [(0, 0), (512, 0), (512, 512), (0, 512)], atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [64, 512, 1024])
+@pytest.mark.parametrize(
+  "points",
+  [
+    ((300, 400), (400, 400), (350, 500)),
+    ((300, 400), (400, 400), (390, 480)),  # half turned away
+    ((310, 380), (395, 440), (300, 500)),
+    ((100, 100), (90, 150), (40, 120)),
+    ((400, 400), (300, 400), (350, 300)),  # upside down
+  ],
+)
+def test_any_face_is_framed_by_the_rule(points, size):
+  face = face_with(*points)
+  framing = frame_face(face, size)
+  somewhere = np.random.default_rng(0).uniform(-500, 1500, (20, 2))
+  expected, roll = karras_rule(face, size, somewhere)
+  np.testing.assert_allclose(framed(framing, somewhere), expected, atol=1e-8)
+  assert (framing.roll - roll + 180) % 360 - 180 == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [-170, -90, -35, 10, 45, 90])
+@pytest.mark.parametrize("scale", [0.2, 1, 7])
+def test_the_framing_moves_with_the_face(degrees, scale):
+  face = face_with((300, 400), (400, 410), (360, 500))
+  angle = np.radians(degrees)
+  turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])  # clockwise, as y is down
+  moved = Face(face.landmarks @ turn.T + (37, -52))
+  before, after = frame_face(face, 256), frame_face(moved, 256)
+  np.testing.assert_allclose(framed(after, moved.landmarks), framed(before, face.landmarks), rtol=1e-9, atol=1e-7)
+  assert (after.roll - before.roll - degrees + 180) % 360 - 180 == pytest.approx(0, abs=1e-9)
+
+
+def test_the_box_holds_the_landmarks():
+  landmarks = np.array([(5.0, 9.0), (3.0, 20.0), (8.0, 11.0)])
+  np.testing.assert_array_equal(Face(landmarks).box, [3, 9, 8, 20])
+
+
+# The life of a finder.
+
+
+def test_a_finder_is_used_for_several_photos_and_closed(shared, two_faces):
+  shared("models/face_landmarker.task")
+  with FaceFinder() as finder:
+    first = finder.find(data.astronaut())
+    assert len(finder.find(two_faces)) == 2
+    assert finder.find(data.coffee()) == []
+    again = finder.find(data.astronaut())
+    np.testing.assert_array_equal(again[0].landmarks, first[0].landmarks)
+  with pytest.raises(ValueError, match="closed"):
+    finder.find(data.astronaut())
+  finder.close()  # once more does no harm
+
+
+def test_find_faces_finds_what_a_finder_finds(finder):
+  [face], [expected] = find_faces(data.astronaut()), finder.find(data.astronaut())
+  np.testing.assert_array_equal(face.landmarks, expected.landmarks)
+
+
+def test_the_native_log_stays_off_the_terminal(shared):
+  shared("models/face_landmarker.task")
+  program = """
+import sys
+import numpy as np
+from dpr_jax.faces import FaceFinder, find_faces
+
+with FaceFinder() as finder:
+  finder.find(np.zeros((700, 300, 3), np.uint8))
+print("found", len(find_faces(np.zeros((64, 64, 3), np.uint8))))
+print("but this is", file=sys.stderr)
+"""
+  run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+  assert run.stdout == "found 0\n"
+  assert run.stderr == "but this is\n"
+
+
+def test_a_wrong_model_is_refused(tmp_path, monkeypatch):
+  (tmp_path / "face_landmarker.task").write_bytes(b"another model")
+  monkeypatch.setenv("DPR_ASSETS", str(tmp_path))
+  with pytest.raises(BadInput, match="not the expected file"):
+    FaceFinder()
+
+
+SENTENCE = (
+  "mediapipe needs a system library that is missing here (libEGL.so.1: cannot open shared object file: No such file or "
+  "directory); on Debian or Ubuntu: apt-get install libegl1 libgles2 libgl1"
+)
+
+
+def fail_to_load(*arguments, **options):
+  raise OSError("libEGL.so.1: cannot open shared object file: No such file or directory")
+
+
+def test_a_missing_library_is_named_on_import(shared, monkeypatch):
+  shared("models/face_landmarker.task")
+  monkeypatch.setattr(importlib, "import_module", fail_to_load)
+  with pytest.raises(MissingSystemLibrary) as caught:
+    FaceFinder()
+  assert str(caught.value) == SENTENCE
+
+
+def test_a_missing_library_is_named_on_first_use(shared, monkeypatch, capfd):
+  shared("models/face_landmarker.task")
+  vision = importlib.import_module("mediapipe.tasks.python.vision")
+  monkeypatch.setattr(vision.FaceLandmarker, "create_from_options", fail_to_load)
+  with pytest.raises(MissingSystemLibrary) as caught:
+    FaceFinder()
+  assert str(caught.value) == SENTENCE
+  os.write(2, b"heard again")
+  assert capfd.readouterr().err == "heard again"

@@ -1,0 +1,105 @@
+"""Every command and every line of Python that the README shows."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language):
+  return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in code_blocks("bash") for line in block.splitlines() if line]
+RELIGHT_COMMANDS = [command for command in COMMANDS if command.startswith("python relight.py")]
+
+
+@pytest.fixture(scope="module")
+def desk(shared, tmp_path_factory):
+  """A folder with the files that the README's commands name."""
+  folder = tmp_path_factory.mktemp("readme")
+  photo = cv2.imread(str(shared("photos/ffhq_00300.png")))
+  group = cv2.imread(str(shared("photos/two_faces.jpg")))
+  other = cv2.imread(str(shared("photos/ffhq_00508.png")))
+  (folder / "photos").mkdir()
+  small = cv2.resize(photo, (384, 384), interpolation=cv2.INTER_AREA)
+  for name, picture in (
+    ("photo.jpg", small),
+    ("other_portrait.jpg", other),
+    ("group.jpg", group),
+    ("photos/one.jpg", small),
+    ("photos/two.png", other),
+  ):
+    assert cv2.imwrite(str(folder / name), picture)
+  panorama = np.full((16, 32, 3), 0.2, np.float32)
+  panorama[4:8, 2:5] = 20
+  assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
+  (folder / "light.txt").write_bytes(shared("reference/dpr/example_light/rotate_light_00.txt").read_bytes())
+  shared("models/face_landmarker.task")
+  shared("reference/dpr/trained_model_03.t7")
+  return folder
+
+
+def flags_of(command):
+  return dict(word.removeprefix("--").partition("=")[::2] for word in shlex.split(command)[2:])
+
+
+def test_the_readme_shows_commands():
+  assert len(RELIGHT_COMMANDS) >= 10
+  assert all(command.startswith(("python ", "pip install -e ")) for command in COMMANDS), COMMANDS
+
+
+@pytest.mark.parametrize("command", RELIGHT_COMMANDS)
+def test_relight_command(command, desk):
+  words = shlex.split(command)
+  result = subprocess.run(
+    [sys.executable, str(ROOT / "relight.py"), *words[2:]], cwd=desk, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  out = desk / flags_of(command)["out"]
+  if out.is_dir():
+    assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "two.png"]
+  elif "rotate" in flags_of(command):
+    assert out.stat().st_size > 0
+    assert out.with_suffix(".gif").stat().st_size > 0
+  else:
+    source, relit = cv2.imread(str(desk / flags_of(command)["image"])), cv2.imread(str(out))
+    assert relit is not None
+    if "grid" not in flags_of(command):
+      assert relit.shape == source.shape
+      assert np.abs(relit.astype(int) - source).mean() > 1
+
+
+def test_install_commands_name_existing_extras(monkeypatch):
+  """The commands themselves are run by `.ci/run` and by hand, in a new virtual environment."""
+  recorded = {}
+  monkeypatch.setattr("setuptools.setup", lambda **keywords: recorded.update(keywords))
+  monkeypatch.chdir(ROOT)
+  runpy.run_path("setup.py")
+  shown = set(re.findall(r"\[(\w+)\]", "\n".join(command for command in COMMANDS if command.startswith("pip"))))
+  assert shown
+  assert shown <= set(recorded["extras_require"])
+
+
+@pytest.mark.parametrize("block", code_blocks("python"))
+def test_python_block(block, desk, monkeypatch, capsys):
+  monkeypatch.chdir(desk)
+  names = {}
+  exec(compile(block, "README.md", "exec"), names)
+  assert names["relit"].shape[-1] == 3
+  assert np.isfinite(np.asarray(names["relit"], np.float32)).all()
+  capsys.readouterr()
+
+
+def test_linked_files_exist():
+  for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+    assert Path(ROOT / target).exists(), target
