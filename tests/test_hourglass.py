@@ -317,13 +317,15 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(network):
   )
   assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype(jnp.float32)}
   assert relit.luminance.dtype == relit.source_light.dtype == jnp.float32
-  convolutions = [
-    equation.outvars[0].aval.dtype
-    for equation in jax.make_jaxpr(network.apply)(variables, luminance, light).eqns
-    if equation.primitive.name == "conv_general_dilated"
-  ]
-  assert len(convolutions) > 30
-  assert set(convolutions) == {jnp.dtype(jnp.bfloat16)}
+  encoding = jax.eval_shape(functools.partial(network.apply, method="encode"), variables, luminance)
+  assert {x.dtype for x in (encoding.face, *encoding.skips)} == {jnp.dtype(jnp.bfloat16)}
+
+  equations = jax.make_jaxpr(network.apply)(variables, luminance, light).eqns
+  # The norms divide by standard deviations in float32.
+  for primitive, number, dtype in (("conv_general_dilated", 30, jnp.bfloat16), ("rsqrt", 15, jnp.float32)):
+    types = [equation.outvars[0].aval.dtype for equation in equations if equation.primitive.name == primitive]
+    assert len(types) > number
+    assert set(types) == {jnp.dtype(dtype)}
 
 
 def test_bfloat16_is_close(expected, official_512):

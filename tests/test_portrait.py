@@ -15,7 +15,7 @@ from dpr_jax.faces import OVAL, Face, FaceFinder, Framing, frame_face
 from dpr_jax.lights import parse_light
 from dpr_jax.matte import head_weight
 from dpr_jax.photo import read_photo
-from dpr_jax.portrait import Portrait, WholePhoto, cut_square, estimate_portrait_light
+from dpr_jax.portrait import Portrait, WholePhoto, cut_square, estimate_portrait_light, to_8_bits
 
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
 RIGHT_EYE = [263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466]
@@ -282,6 +282,12 @@ def largest_jump(field):
   return max(np.abs(np.diff(field, axis=axis)).max() for axis in (0, 1))
 
 
+def weight_in_photo(face, shape):
+  y, x = np.mgrid[: shape[0], : shape[1]]
+  columns, rows = np.tensordot(face.framing.matrix[:, :2], np.stack([x, y]), 1) + face.framing.matrix[:, 2, None, None]
+  return ndimage.map_coordinates(face.weight, [rows, columns], order=1)
+
+
 def test_the_order_of_faces_is_irrelevant(stub):
   faces = [face_at(140, 130, 45, 10), face_at(260, 150, 50)]  # their squares overlap
   pixels = painted_photo(300, 400, *faces)
@@ -298,23 +304,22 @@ def test_faces_far_apart_are_relit_as_if_alone(stub):
   for face, part in zip(faces, (np.s_[:, :280], np.s_[:, 280:]), strict=True):
     alone = Portrait({}, pixels, [face], 128).relight(OBLIQUE)
     assert (alone[part] != pixels[part]).mean() > 0.1
-    np.testing.assert_array_equal(together[part], alone[part])
+    difference = np.abs(levels(together[part]) - levels(alone[part]))
+    assert difference.max() <= 1
+    assert difference.mean() < 1e-3
 
 
 def test_overlapping_squares_leave_no_seam(stub, no_segmentation):
-  """Where one face's square is at its brightest and the other's at its darkest."""
-  pixels = smooth_photo(360, 500, np.uint16)
-  faces = [face_at(180, 160, 60), face_at(300, 190, 65, 15)]
+  """Cheek to cheek, where one face's square is at its brightest and the other's at its darkest."""
+  pixels = smooth_photo(360, 460, np.uint16)
+  faces = [face_at(180, 160, 60), face_at(270, 190, 65, 15)]
+  encoded = Portrait({}, pixels, faces, 128)
+  together = log_ratio(encoded.relight(LIGHT_FROM_RIGHT), pixels)
   alone = [log_ratio(Portrait({}, pixels, [face], 128).relight(LIGHT_FROM_RIGHT), pixels) for face in faces]
-  both = (np.abs(alone[0]) > 0) & (np.abs(alone[1]) > 0)
-  assert np.ptp(np.where(both, alone[0] - alone[1], 0)) > 0.4  # they disagree
-  together = log_ratio(Portrait({}, pixels, faces, 128).relight(LIGHT_FROM_RIGHT), pixels)
-  assert largest_jump(together) < 1.5 * max(largest_jump(field) for field in alone)
-  assert largest_jump(together) < 0.03
-  # A weighted mean where the weights are full: between the two, and nowhere more than their sum.
-  low, high = np.minimum(*alone), np.maximum(*alone)
-  assert (together <= np.maximum(high, alone[0] + alone[1]) + 1e-3).all()
-  assert (together >= np.minimum(low, alone[0] + alone[1]) - 1e-3).all()
+  weights = sum(weight_in_photo(face, pixels.shape) for face in encoded.faces)
+  assert np.ptp((alone[0] - alone[1])[weights > 1.5]) > 0.1  # they disagree
+  np.testing.assert_allclose(together, (alone[0] + alone[1]) / np.maximum(weights, 1), atol=0.005)
+  assert largest_jump(together) < 1.5 * max(largest_jump(field) for field in alone) < 0.03
 
 
 @pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
@@ -466,6 +471,13 @@ def test_shrinking_moves_nothing(scale, degrees):
   rows, columns = np.mgrid[:64, :64]
   seen = np.array([(square * columns).sum(), (square * rows).sum()]) / square.sum()
   np.testing.assert_allclose(seen, framing.matrix[:, :2] @ position + framing.matrix[:, 2], atol=0.05)
+
+
+def test_16_bits_are_rounded_to_8():
+  every = np.arange(65536, dtype=np.uint16)
+  np.testing.assert_array_equal(to_8_bits(every), np.round(every / 257).astype(np.uint8), strict=True)
+  shallow = np.arange(256, dtype=np.uint8)
+  np.testing.assert_array_equal(to_8_bits(shallow), shallow, strict=True)
 
 
 @pytest.mark.parametrize("scale", [0.7, 1, 1.6, 3.3])
