@@ -123,9 +123,19 @@ class FaceFinder:
     self._landmarker.close()
 
   def find(self, pixels: np.ndarray) -> list[Face]:
-    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right."""
+    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right.
+
+    If none is found, the photo is looked at once more upside down: heads may lean up to 90 degrees either way.
+    """
     if self._closed:  # MediaPipe would find nothing, and not say why
       raise ValueError("this FaceFinder is closed")
+    faces = self._find(pixels)
+    if not faces:
+      extent = np.array(pixels.shape[1::-1])
+      faces = [Face(extent - face.landmarks) for face in self._find(pixels[::-1, ::-1])]
+    return sorted(faces, key=lambda face: face.box[0])
+
+  def _find(self, pixels: np.ndarray) -> list[Face]:
     extent = np.array(pixels.shape[1::-1])
     found: list[Face] = []
     for left, top, side in _tiles(*pixels.shape[:2]):
@@ -139,7 +149,7 @@ class FaceFinder:
       face = self._close_up(pixels, face)
       if face and np.min(face.box[2:] - face.box[:2]) >= _SMALLEST_FACE and not _is_among(face, faces):
         faces.append(face)
-    return sorted(faces, key=lambda face: face.box[0])
+    return faces
 
   def _close_up(self, pixels: np.ndarray, face: Face) -> Face | None:
     centre, extent = (face.box[:2] + face.box[2:]) / 2, np.max(face.box[2:] - face.box[:2])
@@ -201,7 +211,11 @@ def _is_among(face: Face, faces: list[Face]) -> bool:
 @contextlib.contextmanager
 def _native_log_silenced() -> Iterator[None]:
   """Keeps the start-up chatter of MediaPipe's native code from the user's terminal; its errors arrive as exceptions."""
-  saved = os.dup(2)
+  try:
+    saved = os.dup(2)
+  except OSError:  # stderr is closed: nothing to silence
+    yield
+    return
   try:
     with open(os.devnull, "wb") as devnull:
       os.dup2(devnull.fileno(), 2)

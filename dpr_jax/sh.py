@@ -288,7 +288,7 @@ def sphere_normals(size: int) -> tuple[np.ndarray, np.ndarray]:
   x, z = np.meshgrid(np.linspace(-1, 1, size), np.linspace(1, -1, size))
   disc = x**2 + z**2 <= 1
   x, z = x * disc, z * disc
-  y = -np.sqrt(1 - x**2 - z**2)
+  y = -np.sqrt(np.maximum(1 - x**2 - z**2, 0))  # rounding may leave the rim just below 0
   return np.stack([x, y, z], axis=-1).astype(np.float32), disc
 
 

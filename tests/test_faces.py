@@ -120,6 +120,16 @@ def test_the_order_is_left_to_right_in_the_mirror_too(finder, two_faces):
     np.testing.assert_allclose(mirror_centre, (width - centre[0], centre[1]), atol=0.02 * height_of(face))
 
 
+def test_faces_upside_down_are_found_where_they_are(finder, two_faces):
+  upright, turned = finder.find(two_faces), finder.find(two_faces[::-1, ::-1])
+  extent = np.array(two_faces.shape[1::-1])
+  assert len(turned) == len(upright) == 2
+  for face, expected in zip(turned, reversed(upright), strict=True):
+    assert relative_error(Face(extent - face.landmarks), expected) < 0.02
+    roll = frame_face(face, 512).roll - frame_face(expected, 512).roll
+    assert abs((roll + 360) % 360 - 180) < 2
+
+
 def test_16_bits_give_the_same_faces(finder, two_faces, obama):
   for pixels in (two_faces, obama, data.astronaut()):
     deep = pixels.astype(np.uint16) * 257
@@ -405,6 +415,13 @@ print("but this is", file=sys.stderr)
   run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
   assert run.stdout == "found 0\n"
   assert run.stderr == "but this is\n"
+
+
+def test_a_closed_stderr_does_no_harm(shared):
+  shared("models/face_landmarker.task")
+  code = "import numpy as np; from dpr_jax.faces import find_faces; print(find_faces(np.zeros((64, 64, 3), np.uint8)))"
+  command = ["sh", "-c", f'exec "{sys.executable}" -c "{code}" 2>&-']
+  assert subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_wrong_model_is_refused(tmp_path, monkeypatch):

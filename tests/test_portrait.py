@@ -535,6 +535,25 @@ def test_the_weight_ends_where_the_head_ends():
   assert weight[beside].max() < 0.05
 
 
+def test_the_weight_fades_from_the_head_to_the_border(no_segmentation):
+  """Along the row through the middle of the head, towards a border inside the photo on the left."""
+  _, landmarks = seen_face(np.zeros((300, 300, 3), np.uint8), face_at(150, 140, 50), 512)
+  edge = np.zeros((512, 512), bool)
+  edge[:, 0] = True
+  x, y = landmarks[OVAL].mean(axis=0)
+  head_begins = x - 1.3 * 1.05 * 128  # the oval's half width, 1.05 eye distances of a quarter of the side, enlarged
+  weight = head_weight(np.zeros((512, 512, 3), np.uint8), landmarks, edge)[round(y - 0.06 * 512)]
+
+  def smooth_step(share):
+    share = np.clip(share, 0, 1)
+    return share**2 * (3 - 2 * share)
+
+  from_edge = np.arange(512)
+  from_head = np.maximum(head_begins - from_edge, 0)
+  expected = smooth_step(from_edge / (from_edge + from_head)) * smooth_step(from_edge / (0.15 * 512))
+  np.testing.assert_allclose(weight[: int(x)], expected[: int(x)], atol=0.03)
+
+
 @pytest.mark.parametrize("inside", ["left", "top", "right", "bottom"])
 def test_only_borders_inside_the_photo_fade_out(no_segmentation, inside):
   size = 128

@@ -727,3 +727,9 @@ def test_gradient_by_the_rotation():
   gradient = jax.jit(jax.grad(lambda r: sh_lib.rotate(jnp.arange(9.0), r)[5]))(jnp.eye(3))
   assert np.isfinite(gradient).all()
   assert np.abs(gradient).max() > 0.1
+
+
+def test_sphere_normals_have_unit_length_at_every_size():
+  for size in range(1, 130):
+    normals, _ = sh_lib.sphere_normals(size)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-6)
