@@ -34,3 +34,21 @@ def shared() -> Callable[[str], Path]:
     return path
 
   return find
+
+
+@pytest.fixture(scope="module")
+def finder(shared):
+  """An open FaceFinder."""
+  from dpr_jax.faces import FaceFinder
+
+  shared("models/face_landmarker.task")
+  with FaceFinder() as finder:
+    yield finder
+
+
+@pytest.fixture(scope="module")
+def obama(shared):
+  """The authors' demo photo, `[909, 727, 3]` uint8 RGB."""
+  from dpr_jax.photo import read_photo
+
+  return read_photo(shared("reference/dpr/obama.jpg")).pixels

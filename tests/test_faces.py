@@ -24,18 +24,6 @@ LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER = 61, 291
 
 
 @pytest.fixture(scope="module")
-def finder(shared):
-  shared("models/face_landmarker.task")
-  with FaceFinder() as finder:
-    yield finder
-
-
-@pytest.fixture(scope="module")
-def obama(shared):
-  return read_photo(shared("reference/dpr/obama.jpg")).pixels
-
-
-@pytest.fixture(scope="module")
 def two_faces(shared):
   return read_photo(shared("photos/two_faces.jpg")).pixels
 

@@ -11,7 +11,7 @@ from skimage import color, data
 
 from dpr_jax import matte, portrait, sh
 from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import OVAL, Face, FaceFinder, Framing, frame_face
+from dpr_jax.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.lights import parse_light
 from dpr_jax.matte import head_weight
 from dpr_jax.photo import read_photo
@@ -602,18 +602,6 @@ def params(shared):
 @pytest.fixture(scope="module")
 def params_1024(shared):
   return load_params(shared("reference/dpr/trained_model_1024_03.t7"))
-
-
-@pytest.fixture(scope="module")
-def finder(shared):
-  shared("models/face_landmarker.task")
-  with FaceFinder() as finder:
-    yield finder
-
-
-@pytest.fixture(scope="module")
-def obama(shared):
-  return read_photo(shared("reference/dpr/obama.jpg")).pixels
 
 
 @pytest.fixture(scope="module")
