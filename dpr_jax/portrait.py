@@ -98,12 +98,16 @@ class Portrait:
 
     Returns:
       Pixels of the photo's shape and type. Pixels that no face's square reaches are the photo's own, bit for bit.
+
+    Raises:
+      ValueError: a light of another shape, or one with values that are not finite.
     """
+    light = _checked(light)
     return _carry(self.pixels, [(face, self._log_ratio(face, light)) for face in self.faces], strength)
 
   def _log_ratio(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
     """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
-    upright = sh.rotate(np.asarray(light, np.float32), sh.roll(face.framing.roll))
+    upright = sh.rotate(light, sh.roll(face.framing.roll))
     size = face.luminance.shape
     relit = decode_luminance(self._params, face.encoding, upright[None], size=size, dtype=self._dtype)
     relit = np.asarray(relit)[0, ..., 0]
@@ -142,7 +146,7 @@ class WholePhoto:
 
   def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """The photo under another light, `[H, W, 3]` uint8; see `Portrait.relight`."""
-    light = np.asarray(light, np.float32)[None]
+    light = _checked(light)[None]
     relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
     relit = np.asarray(relit)[0, ..., 0]
     if strength != 1:
@@ -164,6 +168,13 @@ def _see(params: Params, square: np.ndarray, framing: Framing, dtype) -> tuple[n
   luminance = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
   encoding = encode_luminance(params, luminance[None, ..., None], dtype=dtype)
   return luminance, encoding, sh.rotate(np.asarray(encoding.light)[0], sh.roll(-framing.roll))
+
+
+def _checked(light: np.ndarray) -> np.ndarray:
+  light = np.asarray(light, np.float32)
+  if light.shape != (9,) or not np.isfinite(light).all():
+    raise ValueError(f"a light must be 9 finite numbers, not {light}")
+  return light
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

@@ -75,7 +75,12 @@ class Studio:
     self._options = options
     weights = options.weights or OFFICIAL[0 if options.size is None or options.size < 1024 else 1]
     self._params = load_params(weights)
-    self._size = options.size or network_for(self._params).native_size
+    network = network_for(self._params)
+    if not network.gray:
+      raise BadInput(
+        f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
+      )
+    self._size = options.size or network.native_size
     self.lights = [self.parse_light(text) for text in options.lights]
     self._finder = FaceFinder() if options.align else None
 

@@ -769,3 +769,11 @@ def test_the_strength_of_a_whole_photo(shared, whole_photo):
   assert between.mean() < 0.01
   assert np.percentile(between, 99) < 0.05
   assert np.abs(log_ratio(full, none)).mean() > 0.1
+
+
+@pytest.mark.parametrize("light", [np.zeros(8), np.zeros((1, 9)), np.zeros(27), np.full(9, np.nan), [np.inf] + [0] * 8])
+def test_a_light_that_is_not_nine_finite_numbers_is_refused(stub, light):
+  pixels = smooth_photo(120, 160, np.uint8)
+  for encoded in (Portrait({}, pixels, [face_at(80, 60, 30)], 128), WholePhoto({}, pixels, 128)):
+    with pytest.raises(ValueError, match="9 finite numbers"):
+      encoded.relight(light)

@@ -572,3 +572,13 @@ def test_the_demo_writes_a_photo_and_a_sheet_and_can_run_again(official, tmp_pat
   relit = pixels_of(tmp_path / "demo" / "astronaut_relit.png")
   assert relit.shape == ASTRONAUT.shape
   assert np.abs(relit.astype(int) - ASTRONAUT).mean() > 2
+
+
+def test_weights_for_colour_lights_are_refused(official, monkeypatch):
+  """The form of the network that takes 27 numbers a light is for training; `relight.py` has gray lights."""
+  params = _load_params_once("official-512")
+  light = dict(params["params"]["trunk"]["light"], estimate2={"kernel": np.zeros((128, 27))})
+  colour = {**params, "params": {**params["params"], "trunk": {**params["params"]["trunk"], "light": light}}}
+  monkeypatch.setattr(relight_command, "load_params", lambda _: colour)
+  with pytest.raises(BadInput, match="take lights of 27 numbers"):
+    Studio(Options(lights=("left",), weights="colour.pth"))
