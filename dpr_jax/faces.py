@@ -9,6 +9,7 @@ import numpy as np
 
 from dpr_jax.assets import asset_path
 from dpr_jax.native_libraries import import_native, missing_system_library
+from dpr_jax.photo import to_8_bits
 
 cv2 = import_native("cv2")
 
@@ -167,9 +168,7 @@ class FaceFinder:
     scale = _DETECTION_SIDE / extent.max()
     if scale < 1:
       part = cv2.resize(part, np.maximum(1, np.round(extent * scale)).astype(int), interpolation=cv2.INTER_AREA)
-    if part.dtype == np.uint16:
-      part = np.round(part / 257).astype(np.uint8)
-    return [Face(unit * extent + first) for unit in self._detect(part)]
+    return [Face(unit * extent + first) for unit in self._detect(to_8_bits(part))]
 
   def _detect(self, image: np.ndarray) -> list[np.ndarray]:
     """Landmarks `[478, 2]` in [0, 1] of every face in a uint8 `[H, W, 3]` image."""

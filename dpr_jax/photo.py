@@ -101,6 +101,11 @@ class Photo:
       )
 
 
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+  """Pixels or alpha, uint8 or uint16, as uint8; rounded, so that white stays white."""
+  return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def list_photos(folder: str | os.PathLike) -> list[Path]:
   """Returns the photos directly in `folder`, by suffix (`PHOTO_SUFFIXES`, any case), sorted; hidden files are left out.
 
@@ -307,9 +312,7 @@ def _channels_to_write(photo: Photo, image_format: str) -> np.ndarray:
   channels = photo.pixels[..., :1] if gray else photo.pixels
   if alpha is not None:
     channels = np.dstack([channels, alpha])
-  if channels.dtype == np.uint16 and not deep:
-    channels = ((channels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-  return np.ascontiguousarray(channels)
+  return np.ascontiguousarray(channels if deep else to_8_bits(channels))
 
 
 def _encode_with_pillow(channels: np.ndarray, photo: Photo, image_format: str, quality: int) -> memoryview:

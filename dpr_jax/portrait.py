@@ -18,6 +18,7 @@ from dpr_jax.faces import Face, Framing, frame_face
 from dpr_jax.hourglass import Encoding
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native
+from dpr_jax.photo import to_8_bits
 from dpr_jax.relighting import Params, decode_luminance, encode_luminance
 
 cv2 = import_native("cv2")
@@ -175,11 +176,6 @@ def _checked(light: np.ndarray) -> np.ndarray:
   if light.shape != (9,) or not np.isfinite(light).all():
     raise ValueError(f"a light must be 9 finite numbers, not {light}")
   return light
-
-
-def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-  """Pixels or alpha, uint8 or uint16, as uint8."""
-  return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: float) -> np.ndarray:

@@ -16,8 +16,8 @@ from dpr_jax.faces import FaceFinder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
 from dpr_jax.output_files import atomic_output, check_free
-from dpr_jax.photo import Photo, list_photos, read_photo, write_photo
-from dpr_jax.portrait import Portrait, WholePhoto, to_8_bits
+from dpr_jax.photo import Photo, list_photos, read_photo, to_8_bits, write_photo
+from dpr_jax.portrait import Portrait, WholePhoto
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
 _DEMO_LIGHTS = ("left", "left-top", "right", "top", "bottom")
@@ -69,7 +69,11 @@ class Options:
 
 
 class Studio:
-  """Weights, lights and a face finder, made ready once for any number of photos; use it in a `with` statement."""
+  """Weights, lights and a face finder, made ready once for any number of photos; use it in a `with` statement.
+
+  Attributes:
+    lights: the target lights, `[9]` each, `--intensity` applied.
+  """
 
   def __init__(self, options: Options):
     self._options = options
@@ -81,7 +85,7 @@ class Studio:
         f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
       )
     self._size = options.size or network.native_size
-    self.lights = [self.parse_light(text) for text in options.lights]
+    self.lights = [parse_light(text, self._params) * np.float32(options.intensity) for text in options.lights]
     self._finder = FaceFinder() if options.align else None
 
   def __enter__(self) -> "Studio":
@@ -90,10 +94,6 @@ class Studio:
   def __exit__(self, *exception) -> None:
     if self._finder is not None:
       self._finder.close()
-
-  def parse_light(self, text: str) -> np.ndarray:
-    """`[9]`, with `--intensity` applied."""
-    return parse_light(text, self._params) * np.float32(self._options.intensity)
 
   def encode(self, pixels: np.ndarray, name: str) -> Portrait | WholePhoto:
     """A photo made ready for any light.

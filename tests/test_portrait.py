@@ -14,8 +14,8 @@ from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.lights import parse_light
 from dpr_jax.matte import head_weight
-from dpr_jax.photo import read_photo
-from dpr_jax.portrait import Portrait, WholePhoto, cut_square, estimate_portrait_light, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.portrait import Portrait, WholePhoto, cut_square, estimate_portrait_light
 
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
 RIGHT_EYE = [263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466]
