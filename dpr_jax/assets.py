@@ -1,4 +1,4 @@
-"""Files of others that are fetched once, on first use: public address, SHA-256 and terms of each."""
+"""Files of others, fetched once on first use or put there by the user: public address, SHA-256 and terms of each."""
 
 import contextlib
 import dataclasses
@@ -20,15 +20,15 @@ class Asset:
   Attributes:
     name: how our code and flags call it.
     filename: its file name, in the cache and in the folders of `DPR_ASSETS`.
-    url: its public address.
-    sha256: of its content, in hex.
+    url: its public address; where there is no `sha256`, the page to get it from.
+    sha256: of its content, in hex; None for a file that cannot be pinned here, which only the user can supply.
     terms: one line to show the user before first use; None where the licence restricts no use.
   """
 
   name: str
   filename: str
   url: str
-  sha256: str
+  sha256: str | None
   terms: str | None
 
 
@@ -36,6 +36,7 @@ _OFFICIAL_WEIGHTS = (
   "https://raw.githubusercontent.com/zhhoper/DPR/737efadaf09a2f0f2f8b1e7f8372c6734dfaa5bc/trained_model"
 )
 _OFFICIAL_TERMS = "official DPR weights, for research use only (Zhou et al., ICCV 2019)"
+_TDDFA = "https://raw.githubusercontent.com/cleardusk/3DDFA_V2/master"  # MIT
 
 ASSETS = {
   asset.name: asset
@@ -61,6 +62,48 @@ ASSETS = {
       sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
       terms=None,  # Apache-2.0
     ),
+    Asset(
+      name="tddfa-weights",
+      filename="mb1_120x120.pth",
+      url=f"{_TDDFA}/weights/mb1_120x120.pth",
+      sha256=None,
+      terms=None,
+    ),
+    Asset(
+      name="tddfa-weights-small",
+      filename="mb05_120x120.pth",
+      url=f"{_TDDFA}/weights/mb05_120x120.pth",
+      sha256="f93ed7f1c4c0382b16d7c18480a5f67473c1917a47475a9823924f38aeb27280",
+      terms=None,
+    ),
+    Asset(
+      name="tddfa-stats",
+      filename="param_mean_std_62d_120x120.pkl",
+      url=f"{_TDDFA}/configs/param_mean_std_62d_120x120.pkl",
+      sha256="090d7150f77cb66c29ddae21e4508fbde59123dcd1dea7facc24a7ed06d1c795",
+      terms=None,
+    ),
+    Asset(
+      name="tddfa-triangles",
+      filename="tri.pkl",
+      url=f"{_TDDFA}/configs/tri.pkl",
+      sha256="0562a594d8369f7d1c86306522ff76fd3a2c81cf90ba9443893c1191ad0abbb8",
+      terms=None,
+    ),
+    Asset(
+      name="bfm",
+      filename="bfm_noneck_v3.pkl",
+      url=f"{_TDDFA}/configs/bfm_noneck_v3.pkl",
+      sha256=None,
+      terms="Basel Face Model, for research use only (Paysan et al. 2009; ask the University of Basel)",
+    ),
+    Asset(
+      name="sfsnet",
+      filename="SfSNet.pth",
+      url="https://github.com/Mannix1994/SfSNet-Pytorch",
+      sha256=None,
+      terms="SfSNet weights, for research use only (Sengupta et al., CVPR 2018)",
+    ),
   )
 }
 
@@ -74,14 +117,15 @@ def asset_path(name: str) -> pathlib.Path:
   """Returns where an asset lies, fetching it first if it lies nowhere yet.
 
   Looked for in the folders of the environment variable `DPR_ASSETS` (separated as in `PATH`), then in
-  `cache_folder()`. Its SHA-256 is checked wherever it is found. Terms that restrict
-  its use are printed to stderr, once per machine.
+  `cache_folder()`. Its SHA-256, where known, is checked wherever it is found; a file without one is never fetched.
+  Terms that restrict its use are printed to stderr, once per machine.
 
   Args:
     name: a key of `ASSETS`.
 
   Raises:
-    BadInput: unknown name, a file in `DPR_ASSETS` with other content, or the download fails.
+    BadInput: unknown name, a file in `DPR_ASSETS` with other content, the download fails, or only the user can supply
+      it and has not.
   """
   if name not in ASSETS:
     raise BadInput(f"unknown asset {name!r}, expected one of {', '.join(ASSETS)}")
@@ -96,13 +140,21 @@ def _given(asset: Asset) -> pathlib.Path | None:
   for folder in filter(None, os.environ.get("DPR_ASSETS", "").split(os.pathsep)):
     path = pathlib.Path(folder).expanduser() / asset.filename
     if os.path.isfile(path):
-      if (sha256 := _sha256(path)) != asset.sha256:
+      if asset.sha256 and (sha256 := _sha256(path)) != asset.sha256:
         raise BadInput(f"{path}: not the expected file, its SHA-256 is {sha256}, expected {asset.sha256}")
       return path
   return None
 
 
 def _fetched(asset: Asset, cache: pathlib.Path) -> pathlib.Path:
+  if asset.sha256 is None:
+    path = cache / asset.filename
+    if not os.path.isfile(path):
+      raise BadInput(
+        f"{asset.filename}: not here; get it from {asset.url} and put it into {cache}, or into a folder that "
+        "DPR_ASSETS names"
+      )
+    return path
   try:
     # Does nothing where the cache has the file already. Else writes to a temporary name, checks the hash, renames.
     path = pooch.retrieve(asset.url, f"sha256:{asset.sha256}", asset.filename, cache, progressbar=sys.stderr.isatty())

@@ -89,14 +89,14 @@ def shading(normals: Array, sh: Array) -> Array:
 
   Args:
     normals: unit normals `[..., 3]`.
-    sh: one light `[9]`.
+    sh: one light `[9]`, or several `[K, 9]`.
 
   Returns:
-    `[...]`; negative where second-order SH light goes negative.
+    `[...]`, or `[..., K]`; negative where second-order SH light goes negative.
   """
   _check_light(sh)
   with jax.default_matmul_precision("highest"):
-    return basis(normals) @ (LAMBERTIAN * sh)
+    return basis(normals) @ (sh * np.broadcast_to(LAMBERTIAN, sh.shape)).T
 
 
 def rotate(sh: Array, rotation: Array) -> Array:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DPR_SHARED", ROOT.parent / "shared")).resolve()
 
 # Weights and models as a user would supply them by hand; tests never download.
-os.environ.setdefault("DPR_ASSETS", os.pathsep.join([str(SHARED / "reference/dpr"), str(SHARED / "models")]))
+_FOLDERS = ("reference/dpr", "reference/tddfa", "models")
+os.environ.setdefault("DPR_ASSETS", os.pathsep.join(str(SHARED / folder) for folder in _FOLDERS))
 
 # The user's own cache is left alone; the entry scripts that tests start share one.
 os.environ["DPR_CACHE"] = tempfile.mkdtemp(prefix="dpr_jax_cache_")

@@ -123,6 +123,21 @@ def test_a_given_file_with_other_content_is_refused(server, cache, register, mon
   assert server.requests == []
 
 
+def test_a_file_that_only_the_user_can_supply(server, cache, register, monkeypatch, tmp_path):
+  register(sha256=None)
+  message = refusal()
+  assert message.startswith("thing.bin: ")
+  assert str(cache) in message
+  assert f":{server.server_port}/thing.bin" in message
+  cache.mkdir()
+  (cache / "thing.bin").write_bytes(b"anything")
+  assert asset_path("thing") == cache / "thing.bin"
+  (tmp_path / "thing.bin").write_bytes(b"something else")
+  monkeypatch.setenv("DPR_ASSETS", str(tmp_path))
+  assert asset_path("thing") == tmp_path / "thing.bin"
+  assert server.requests == []
+
+
 def test_hashed_once_per_process(cache, register, monkeypatch, tmp_path):
   register()
   given = tmp_path / "thing.bin"
@@ -204,6 +219,9 @@ def test_free_assets_print_no_terms(cache, register, capsys, monkeypatch, tmp_pa
     ("official-512", "reference/dpr", True),
     ("official-1024", "reference/dpr", True),
     ("face-landmarker", "models", False),
+    ("tddfa-weights-small", "reference/tddfa", False),
+    ("tddfa-stats", "reference/tddfa", False),
+    ("tddfa-triangles", "reference/tddfa", False),
   ],
 )
 def test_the_registry(shared, cache, monkeypatch, capsys, name, folder, research_only):
