@@ -6,15 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax import portrait, sh
+from dpr_jax import sh
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import find_faces
-from dpr_jax.hourglass import network_for
+from dpr_jax.light_prior import GRAY_WEIGHTS
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
-
-# OpenCV's weights of red, green and blue in gray, which the authors' light files were made with.
-_GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
 _NUMBER_SUFFIXES = (".txt", ".csv")
@@ -113,6 +110,18 @@ def _parse_direction(text: str) -> Direction:
 
 
 def _from_numbers(path: str) -> np.ndarray:
+  light = read_coefficients(path)
+  return light if light.ndim == 1 else GRAY_WEIGHTS @ light
+
+
+def read_coefficients(path: str | os.PathLike) -> np.ndarray:
+  """A text file of SH numbers, in whatever convention they are: `[9]` float32, or `[3, 9]`, red, green, blue.
+
+  Coloured lights may be three times nine numbers, or nine lines of three.
+
+  Raises:
+    BadInput: it cannot be read, or holds neither 9 nor 27 finite numbers.
+  """
   try:
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
   except FileNotFoundError:
@@ -132,7 +141,7 @@ def _from_numbers(path: str) -> np.ndarray:
   if numbers.size == 9:
     return numbers
   by_coefficient = [len(row) for row in rows if row] == [3] * 9  # nine lines of red, green, blue
-  return _GRAY_WEIGHTS @ (numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9))
+  return numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9)
 
 
 def _from_environment(path: str) -> np.ndarray:
@@ -142,7 +151,7 @@ def _from_environment(path: str) -> np.ndarray:
     raise BadInput(f"{path}: the environment map is black")
   light = sh.environment(panorama / brightest)  # so that the sum neither overflows nor vanishes
   if light.ndim == 2:
-    light = _GRAY_WEIGHTS @ light
+    light = GRAY_WEIGHTS @ light
   return sh.normalise(light)
 
 
@@ -188,6 +197,9 @@ def _read_exr(path: str) -> np.ndarray:
 def _from_portrait(path: str, params) -> np.ndarray:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
+  from dpr_jax import portrait  # Flax takes half a second to import, which other kinds of light do without
+  from dpr_jax.hourglass import network_for
+
   pixels = read_photo(path).pixels
   faces = find_faces(pixels)
   if not faces:
