@@ -42,9 +42,12 @@ class Face(NamedTuple):
 
   Attributes:
     landmarks: `[478, 2]`, x and y in pixels of the photo, from its top left corner.
+    depth: `[478]`, z towards the viewer (larger is nearer) in the same pixels, from about the middle of the head, as
+      MediaPipe guesses it; None for a face put together by hand.
   """
 
   landmarks: np.ndarray
+  depth: np.ndarray | None = None
 
   @property
   def box(self) -> np.ndarray:
@@ -133,7 +136,7 @@ class FaceFinder:
     faces = self._find(pixels)
     if not faces:
       extent = np.array(pixels.shape[1::-1])
-      faces = [Face(extent - face.landmarks) for face in self._find(pixels[::-1, ::-1])]
+      faces = [Face(extent - face.landmarks, face.depth) for face in self._find(pixels[::-1, ::-1])]
     return sorted(faces, key=lambda face: face.box[0])
 
   def _find(self, pixels: np.ndarray) -> list[Face]:
@@ -168,12 +171,13 @@ class FaceFinder:
     scale = _DETECTION_SIDE / extent.max()
     if scale < 1:
       part = cv2.resize(part, np.maximum(1, np.round(extent * scale)).astype(int), interpolation=cv2.INTER_AREA)
-    return [Face(unit * extent + first) for unit in self._detect(to_8_bits(part))]
+    # MediaPipe counts depth away from the viewer, in widths of the picture.
+    return [Face(unit[:, :2] * extent + first, -unit[:, 2] * extent[0]) for unit in self._detect(to_8_bits(part))]
 
   def _detect(self, image: np.ndarray) -> list[np.ndarray]:
-    """Landmarks `[478, 2]` in [0, 1] of every face in a uint8 `[H, W, 3]` image."""
+    """Landmarks `[478, 3]` of every face in a uint8 `[H, W, 3]` image; x and y in [0, 1]."""
     image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
-    return [np.array([(p.x, p.y) for p in face]) for face in self._landmarker.detect(image).face_landmarks]
+    return [np.array([(p.x, p.y, p.z) for p in face]) for face in self._landmarker.detect(image).face_landmarks]
 
 
 def find_faces(pixels: np.ndarray) -> list[Face]:

@@ -365,7 +365,7 @@ def _without_aliases(state_dict: Mapping[str, np.ndarray], source: str) -> dict[
   return tensors
 
 
-class _Layers:
+class Layers:
   """Moves tensors from official names to Flax paths, layer by layer.
 
   Channel counts are named, not fixed: the first tensor that mentions a name sets it, all others must agree.
@@ -472,7 +472,7 @@ def dpr_variables(state_dict: Mapping[str, np.ndarray], source: str) -> dict[str
   Raises:
     BadInput: a tensor is missing, unexpected, of the wrong rank or of a size that contradicts another.
   """
-  layers = _Layers(_without_aliases(state_dict, source), source)
+  layers = Layers(_without_aliases(state_dict, source), source)
   if is_1024(state_dict):
     layers.stem_and_head("stem_1024", "head_1024")
     layers.trunk("model_512.")

@@ -6,7 +6,7 @@ import OpenEXR
 import pytest
 from skimage import data
 
-from dpr_jax import lights, sh
+from dpr_jax import hourglass, lights, portrait, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, find_faces
@@ -443,8 +443,8 @@ def test_the_largest_face_gives_the_light(tmp_path, monkeypatch):
     native_size = 1024
 
   monkeypatch.setattr(lights, "find_faces", lambda pixels: faces)
-  monkeypatch.setattr(lights, "network_for", lambda params: Network)
-  monkeypatch.setattr(lights.portrait, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or NUMBERS)
+  monkeypatch.setattr(hourglass, "network_for", lambda params: Network)
+  monkeypatch.setattr(portrait, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or NUMBERS)
   pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
   write_photo(tmp_path / "portrait.png", Photo(pixels))
   np.testing.assert_array_equal(parse_light(str(tmp_path / "portrait.png"), params={}), NUMBERS)
