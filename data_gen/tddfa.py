@@ -4,10 +4,7 @@ Network, statistics and triangles are those of 3DDFA_V2 (Guo et al., ECCV 2020).
 without neck (Paysan et al. 2009, after Blanz & Vetter 1999), which users must get for themselves.
 """
 
-import io
-import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,12 +14,13 @@ import numpy as np
 from flax import traverse_util
 
 from data_gen.face_maps import FaceMaps, Label
+from data_gen.numpy_pickle import read_array, read_arrays
 from data_gen.rasterize import normal_map, rasterize
 from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face
 from dpr_jax.native_libraries import import_native
-from dpr_jax.pytorch_weights import Layers, load_pickle, read_state_dict
+from dpr_jax.pytorch_weights import Layers, read_state_dict
 
 cv2 = import_native("cv2")
 
@@ -136,88 +134,6 @@ def regressor_variables(state_dict: Mapping[str, np.ndarray], source: str) -> di
   if layers.remaining:
     raise layers.refuse(f"{next(iter(layers.remaining))!r} is not part of it")
   return traverse_util.unflatten_dict(layers.variables, sep="/")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pickled NumPy arrays. The stand-ins only take notes: arrays are made, and proven, after the pickle has ended.
-
-_DTYPES = {np.dtype(code).str[1:]: np.dtype(code) for code in ("f4", "f8", "i4", "i8", "u2", "u4")}
-
-
-class _Noted:
-  """An array or a dtype: what the pickle called it with, and the state it then gave it."""
-
-  __slots__ = ("arguments", "state")
-
-  def __init__(self, arguments):
-    self.arguments, self.state = arguments, None
-
-  def __setstate__(self, state):
-    self.state = state
-
-
-class _Note:
-  __slots__ = ()
-
-  def __call__(self, *arguments):
-    return _Noted(arguments)
-
-
-class _Name:
-  __slots__ = ()
-
-
-_NUMPY_GLOBALS = {
-  ("numpy.core.multiarray", "_reconstruct"): _Note(),
-  ("numpy._core.multiarray", "_reconstruct"): _Note(),  # NumPy 2
-  ("numpy", "ndarray"): _Name(),
-  ("numpy", "dtype"): _Note(),
-}
-
-
-def _array(noted: object, name: str, source: str) -> np.ndarray:
-  match noted:
-    case _Noted(
-      state=(_, tuple(shape), _Noted(arguments=(str(code), *_), state=(_, "<", *_)), bool(fortran), bytes(raw))
-    ):
-      dtype = _DTYPES.get(code)
-      if dtype is None:
-        raise BadInput(f"{source}: {name} has the type {code!r}, expected plain numbers")
-    case _:
-      raise BadInput(f"{source}: {name} is not a NumPy array")
-  if any(type(length) is not int or length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != len(raw):
-    raise BadInput(f"{source}: {name} does not fill its shape")
-  return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _load(path: str | os.PathLike) -> object:
-  try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-  return load_pickle(io.BytesIO(content), str(path), _NUMPY_GLOBALS)
-
-
-def read_array(path: str | os.PathLike) -> np.ndarray:
-  """Reads a pickled NumPy array; runs nothing from the file.
-
-  Raises:
-    BadInput: the file cannot be read, is truncated, asks for code, or holds something else than an array of numbers.
-  """
-  return _array(_load(path), "its content", str(path))
-
-
-def read_arrays(path: str | os.PathLike, *names: str) -> list[np.ndarray]:
-  """Reads some of a pickled dict of NumPy arrays; runs nothing from the file.
-
-  Raises:
-    BadInput: as `read_array`, or a name is missing.
-  """
-  loaded = _load(path)
-  for name in names:
-    if not isinstance(loaded, dict) or name not in loaded:
-      raise BadInput(f"{path}: has no {name!r}")
-  return [_array(loaded[name], repr(name), str(path)) for name in names]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """3DDFA: the regressor against PyTorch's numbers, and the dense path on a made-up model in the real file's layout."""
 
-import os
 import pickle
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import pytest
 from scipy import spatial
 
 from data_gen.face_maps import Label
+from data_gen.numpy_pickle import read_array, read_arrays
 from data_gen.tddfa import (
   CROP,
   IBUG,
@@ -20,8 +20,6 @@ from data_gen.tddfa import (
   crop_roi,
   crop_vertices,
   from_crop,
-  read_array,
-  read_arrays,
   read_morphable_model,
   regressor_variables,
   roi_of_box,
@@ -324,67 +322,10 @@ def test_the_landmark_table_on_the_published_detections(shared, finder):
 # Files.
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.uint16])
-def test_pickled_arrays_are_read(tmp_path, dtype, protocol):
-  arrays = {
-    "a": np.arange(12, dtype=dtype).reshape(3, 4),
-    "b": np.asfortranarray(np.arange(6, dtype=dtype).reshape(2, 3)),
-  }
-  path = write_pickle(tmp_path / "arrays.pkl", {**arrays, "not asked for": 1}, protocol)
-  for read, array in zip(read_arrays(path, *arrays), arrays.values(), strict=True):
-    np.testing.assert_array_equal(read, array, strict=True)
-  path = write_pickle(tmp_path / "array.pkl", arrays["a"], protocol)
-  np.testing.assert_array_equal(read_array(path), arrays["a"], strict=True)
-
-
 def test_the_real_triangles(shared):
   triangles = read_array(shared(TRIANGLES))
   assert triangles.shape == (3, 76073)
   np.testing.assert_array_equal(np.unique(triangles), np.arange(38365))
-
-
-class Touch:
-  """Runs a command when it is unpickled, by a reader that trusts it."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return os.mkdir, (str(self.path),)
-
-
-def test_a_pickle_with_code_runs_nothing(tmp_path):
-  path = write_pickle(tmp_path / "evil.pkl", {"mean": Touch(tmp_path / "touched")})
-  with pytest.raises(BadInput, match=r"refuses to load global '(posix|nt)\.mkdir'"):
-    read_arrays(path, "other")
-  assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize(
-  ("value", "message"),
-  [
-    (1, "is not a NumPy array"),
-    (np.array([{}]), "its content (is not a NumPy array|has the type)"),
-    (np.array(["text"]), "its content has the type 'U4'"),
-    (np.zeros(3, complex), "its content has the type 'c16'"),
-    (np.zeros(3, ">f4"), "its content is not a NumPy array"),
-  ],
-)
-def test_pickles_of_something_else(tmp_path, value, message):
-  with pytest.raises(BadInput, match=message) as caught:
-    read_array(write_pickle(tmp_path / "other.pkl", value))
-  assert "\n" not in str(caught.value)
-  with pytest.raises(BadInput, match="has no 'a'"):
-    read_arrays(write_pickle(tmp_path / "other.pkl", value), "a")
-
-
-def test_arrays_that_lie_about_their_size(tmp_path):
-  content = pickle.dumps({"a": np.zeros(3, np.float32)}, 2 + 1)
-  path = tmp_path / "lie.pkl"
-  path.write_bytes(content.replace(b"K\x01K\x03\x85", b"K\x01K\x04\x85"))
-  with pytest.raises(BadInput, match="'a' does not fill its shape"):
-    read_arrays(path, "a")
 
 
 def test_truncated_files(tmp_path, shared):
