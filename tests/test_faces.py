@@ -37,6 +37,11 @@ def relative_error(face, expected):
   return np.linalg.norm(face.landmarks - expected.landmarks, axis=1).mean() / height_of(expected)
 
 
+def depth_error(face, expected, scale=1.0):
+  """Mean error of the depth over the height of the face."""
+  return np.abs(face.depth - scale * expected.depth).mean() / (scale * height_of(expected))
+
+
 def on_canvas(pixels, height, width, left, top):
   canvas = np.full((height, width, 3), 128, np.uint8)
   canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
@@ -225,6 +230,32 @@ def test_faces_too_small_to_have_shading_are_left_out(monkeypatch, finder):
     return views if side in (300, 600) else [views[0] if left < 200 else views[1]]
 
   assert found_with(monkeypatch, finder, script) == [[300, 100, 325, 130]]
+
+
+# Depth.
+
+
+def test_the_nose_is_nearest_and_the_outline_farthest(finder, two_faces, obama):
+  for face in [*finder.find(two_faces), *finder.find(obama)]:
+    assert face.depth.shape == (478,)
+    nose_tip, eye_corners = 4, [33, 133, 362, 263]
+    assert face.depth[nose_tip] > face.depth[eye_corners].max() > face.depth[OVAL].mean()
+    # As deep as a head is, in the photo's pixels.
+    assert 0.2 < (face.depth[nose_tip] - face.depth[OVAL].min()) / height_of(face) < 1.0
+
+
+def test_depth_is_in_pixels_of_the_photo_wherever_the_face_is(finder, obama):
+  [portrait] = finder.find(obama)
+  [upscaled] = finder.find(cv2.resize(obama, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+  assert depth_error(upscaled, portrait, 2) < 0.01
+  [on_a_large_canvas] = finder.find(on_canvas(obama, 3000, 4200, 2300, 1400))
+  assert depth_error(on_a_large_canvas, portrait) < 0.01
+
+
+def test_depth_survives_the_look_upside_down(finder, two_faces):
+  upright, turned = finder.find(two_faces), finder.find(two_faces[::-1, ::-1])
+  for face, expected in zip(turned, reversed(upright), strict=True):
+    assert depth_error(face, expected) < 0.03
 
 
 # Rotated photos.

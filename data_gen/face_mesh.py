@@ -1,0 +1,209 @@
+"""Normals from MediaPipe's face mesh: 468 landmarks with depth, straightened, subdivided smoothly and rasterised.
+
+Triangles and canonical face come from the geometry metadata inside MediaPipe's own model file. Axes of a mesh here: x
+to the right and y up in the plane of the photo, z towards the viewer.
+"""
+
+import functools
+import zipfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import igl
+import numpy as np
+
+from data_gen.face_maps import FaceMaps, Label
+from data_gen.rasterize import rasterize
+from dpr_jax.assets import asset_path
+from dpr_jax.faces import Face
+from dpr_jax.native_libraries import import_native
+
+cv2 = import_native("cv2")
+
+# MediaPipe's depth grows by this much too much per unit of height on the face, so that its normals point down. Measured
+# on 799 frontal portraits against structure from motion: when a head turns, its landmarks move sideways by their true
+# depth.
+LEAN = 0.07
+_SUBDIVISIONS = 2
+_METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
+
+
+class CanonicalFace(NamedTuple):
+  """MediaPipe's mean face, looking straight at the camera.
+
+  Attributes:
+    vertices: `[468, 3]` in cm.
+    triangles: `[898, 3]` vertex numbers, counterclockwise seen from outside. One sheet without holes: eyes and mouth
+      are closed.
+  """
+
+  vertices: np.ndarray
+  triangles: np.ndarray
+
+
+class HeadPose(NamedTuple):
+  """How a head is turned, in degrees: nodded by pitch, then turned by yaw, then leant by roll in the picture's plane.
+
+  Attributes:
+    yaw: in [-90, 90], positive if the nose points to the picture's right.
+    pitch: positive if it points up. Frontal portraits have -3 on average: the canonical face looks up a little.
+    roll: positive if the head leans clockwise in the picture, like `dpr_jax.faces.Framing.roll`.
+  """
+
+  yaw: float
+  pitch: float
+  roll: float
+
+
+def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
+  """Normals and labels of one face in its photo.
+
+  The mesh ends below the hairline, before the ears and at the chin: there are no labels EAR and NECK.
+
+  Args:
+    pixels: `[H, W, 3]` uint8 RGB, the photo.
+    face: as `dpr_jax.faces` found it there, with depth.
+
+  Raises:
+    BadInput: MediaPipe's model is not at hand.
+    ValueError: the face has no depth.
+  """
+  vertices, triangles = subdivided(face_mesh(face))
+  normals = igl.per_vertex_normals(vertices, triangles)
+  visible = normals[triangles, 2].max(axis=1) > 0
+  corners = vertices * (1, -1, 1) - (0.5, 0.5, 0)  # rows grow downwards, integers are pixel centres
+  box, shift = _box(corners, *pixels.shape[:2])
+  normal = np.zeros(pixels.shape, np.float32)
+  label = np.zeros(pixels.shape[:2], np.uint8)
+  size = label[box].shape
+  drawn, depth = rasterize(corners - (*shift, 0), triangles[visible], normals[:, [0, 2, 1]] * (1, -1, 1), *size)
+  normal[box] = drawn / np.maximum(np.sqrt(np.einsum("hwc,hwc->hw", drawn, drawn)), 1e-6)[..., None]
+  part = np.where(_features(face.landmarks - 0.5 - shift, *size), Label.FEATURE, Label.SKIN)
+  label[box] = np.where(np.isfinite(depth), part, Label.BACKGROUND)
+  landmarks = face.landmarks[_contours()] - 0.5
+  return FaceMaps(normal, label, landmarks, landmarks)
+
+
+def face_mesh(face: Face) -> np.ndarray:
+  """MediaPipe's mesh `[468, 3]` in pixels of the photo, its lean corrected; y is minus the photo's.
+
+  The lean is a shear of depth along the height of the face: in the head's own frame z = z_true + LEAN * y. It is taken
+  out of z alone, as the landmarks lie right in the photo, and along the way up of the head as the photo shows it.
+
+  Raises:
+    BadInput: MediaPipe's model is not at hand.
+    ValueError: the face has no depth.
+  """
+  if face.depth is None:
+    raise ValueError("a face without depth has no mesh")
+  count = len(canonical_face().vertices)  # the landmarks beyond are the irises
+  mesh = np.column_stack([face.landmarks[:count] * (1, -1), face.depth[:count]])
+  up = _rotation(mesh)[:2, 1]
+  mesh[:, 2] -= LEAN * (mesh[:, :2] - mesh[:, :2].mean(axis=0)) @ up / np.linalg.norm(up)
+  return mesh
+
+
+def head_pose(face: Face) -> HeadPose:
+  """The rotation that lays the canonical face on the straightened mesh (Umeyama 1991), in degrees.
+
+  Raises:
+    BadInput: MediaPipe's model is not at hand.
+    ValueError: the face has no depth.
+  """
+  rotation = _rotation(face_mesh(face))
+  yaw = np.arcsin(np.clip(-rotation[2, 0], -1, 1))
+  pitch = np.arctan2(-rotation[2, 1], rotation[2, 2])
+  roll = np.arctan2(-rotation[1, 0], rotation[0, 0])
+  return HeadPose(*(float(angle) for angle in np.degrees([yaw, pitch, roll])))
+
+
+def subdivided(mesh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The smooth surface through the vertices of a mesh `[468, 3]`: vertices `[7257, 3]` and triangles `[14368, 3]`.
+
+  Loop's subdivision (1987) of a control mesh which is chosen such that the given vertices stay where they are.
+  """
+  # Not @: under full load, waking the threads of BLAS takes longer than the product.
+  control = np.einsum("ij,jk->ik", _control(), mesh)
+  return igl.loop(control, canonical_face().triangles, _SUBDIVISIONS)
+
+
+@functools.cache
+def _control() -> np.ndarray:
+  """`[468, 468]`: vertices -> the control mesh whose subdivision passes through them."""
+  triangles = canonical_face().triangles
+  count = triangles.max() + 1
+  return np.linalg.inv(igl.loop(np.eye(count), triangles, _SUBDIVISIONS)[0][:count])
+
+
+def _rotation(mesh: np.ndarray) -> np.ndarray:
+  """`[3, 3]`: from the canonical face to the mesh, with the best scale and shift."""
+  canonical = canonical_face().vertices
+  u, _, vt = np.linalg.svd((mesh - mesh.mean(axis=0)).T @ (canonical - canonical.mean(axis=0)))
+  return u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+
+
+def _box(corners: np.ndarray, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
+  """The part of a picture that a mesh touches: rows and columns, and its top left pixel (x, y)."""
+  size = np.array([width, height])
+  first = np.clip(np.floor(corners[:, :2].min(axis=0)).astype(int), 0, size)
+  last = np.clip(np.ceil(corners[:, :2].max(axis=0)).astype(int) + 1, 0, size)
+  return (slice(first[1], last[1]), slice(first[0], last[0])), first
+
+
+def _features(landmarks: np.ndarray, height: int, width: int) -> np.ndarray:
+  """`[H, W]` bool: the convex hulls of eyes, brows and mouth."""
+  connections = import_native("mediapipe.tasks.python").vision.FaceLandmarksConnections
+  features = np.zeros((height, width), np.uint8)
+  for part in ("LEFT_EYE", "RIGHT_EYE", "LEFT_EYEBROW", "RIGHT_EYEBROW", "LIPS"):
+    outline = landmarks[_ends(getattr(connections, f"FACE_LANDMARKS_{part}"))]
+    cv2.fillConvexPoly(features, cv2.convexHull(np.round(outline).astype(np.int32)), 1)
+  return features.astype(bool)
+
+
+def _contours() -> np.ndarray:
+  """Numbers of the landmarks on the outlines of face, eyes, brows, nose and mouth."""
+  connections = import_native("mediapipe.tasks.python").vision.FaceLandmarksConnections
+  return _ends(connections.FACE_LANDMARKS_CONTOURS + connections.FACE_LANDMARKS_NOSE)
+
+
+def _ends(connections: list) -> np.ndarray:
+  return np.unique([(connection.start, connection.end) for connection in connections])
+
+
+@functools.cache
+def canonical_face() -> CanonicalFace:
+  """Reads MediaPipe's canonical face.
+
+  Raises:
+    BadInput: MediaPipe's model is not at hand.
+  """
+  with zipfile.ZipFile(asset_path("face-landmarker")) as model:
+    metadata = model.read(_METADATA)
+  # mediapipe/tasks/cc/vision/face_geometry/proto: GeometryPipelineMetadata.canonical_mesh is field 1; in Mesh3d the
+  # vertices (x, y, z, u, v) are field 3, the triangles field 4.
+  [mesh] = (value for number, value in _protobuf_fields(metadata) if number == 1)
+  fields = list(_protobuf_fields(mesh))
+  vertices = np.frombuffer(b"".join(value for number, value in fields if number == 3), "<f4").reshape(-1, 5)
+  triangles = np.array([value for number, value in fields if number == 4]).reshape(-1, 3)
+  return CanonicalFace(vertices[:, :3].astype(float), triangles)
+
+
+def _protobuf_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+  """Number and value of each field: an int for varints, the bytes of anything else."""
+  position = 0
+
+  def take(count: int) -> bytes:
+    nonlocal position
+    position += count
+    return message[position - count : position]
+
+  def varint() -> int:
+    [byte] = take(1)
+    return byte if byte < 128 else byte - 128 + 128 * varint()
+
+  while position < len(message):
+    number, wire_type = divmod(varint(), 8)
+    if wire_type == 0:
+      yield number, varint()
+    else:
+      yield number, take({1: 8, 5: 4}.get(wire_type) or varint())
