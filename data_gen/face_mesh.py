@@ -25,6 +25,10 @@ cv2 = import_native("cv2")
 # depth.
 LEAN = 0.07
 _SUBDIVISIONS = 2
+# Standard deviation, relative to the mesh's height, of the blur that takes away what 468 points don't know: ripples, and
+# slivers of the folds at nostrils and lips, which would shine as thin bright lines. Fitted normals come closer to the
+# truth of procedural faces by it.
+_SMOOTHING = 0.012
 _METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
 
 
@@ -77,6 +81,8 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
   label = np.zeros(pixels.shape[:2], np.uint8)
   size = label[box].shape
   drawn, depth = rasterize(corners - (*shift, 0), triangles[visible], normals[:, [0, 2, 1]] * (1, -1, 1), *size)
+  drawn = cv2.GaussianBlur(drawn, (0, 0), _SMOOTHING * float(np.ptp(corners[:, 1])))
+  drawn[~np.isfinite(depth)] = 0
   normal[box] = drawn / np.maximum(np.sqrt(np.einsum("hwc,hwc->hw", drawn, drawn)), 1e-6)[..., None]
   part = np.where(_features(face.landmarks - 0.5 - shift, *size), Label.FEATURE, Label.SKIN)
   label[box] = np.where(np.isfinite(depth), part, Label.BACKGROUND)
