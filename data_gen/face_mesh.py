@@ -25,9 +25,9 @@ cv2 = import_native("cv2")
 # depth.
 LEAN = 0.07
 _SUBDIVISIONS = 2
-# Standard deviation, relative to the mesh's height, of the blur that takes away what 468 points don't know: ripples, and
-# slivers of the folds at nostrils and lips, which would shine as thin bright lines. Fitted normals come closer to the
-# truth of procedural faces by it.
+# Standard deviation, relative to the mesh's height, of the blur that takes away what 468 points don't know: ripples,
+# and slivers of the folds at nostrils and lips, which would shine as thin bright lines. On procedural faces it brings
+# the normals closer to the truth.
 _SMOOTHING = 0.012
 _METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
 

@@ -4,7 +4,10 @@ A bare container lacks the OpenGL libraries that the OpenCV and MediaPipe wheels
 message names a shared object, not the package that brings it.
 """
 
+import contextlib
 import importlib
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 _SYSTEM_PACKAGES = {
@@ -24,11 +27,29 @@ def import_native(name: str) -> ModuleType:
     MissingSystemLibrary: a shared object cannot be loaded.
   """
   try:
-    return importlib.import_module(name)
+    with _hidden("tensorflow" if name.startswith("mediapipe") else None):
+      return importlib.import_module(name)
   except (ImportError, OSError) as error:
     if ".so" not in str(error):
       raise
     raise missing_system_library(name, error) from error
+
+
+@contextlib.contextmanager
+def _hidden(name: str | None) -> Iterator[None]:
+  """Makes a package that nobody has imported yet look as if it were not installed.
+
+  MediaPipe imports TensorFlow, where there is one, for a writer of files that nothing here needs: that costs seconds,
+  half a gigabyte, and lines on the user's terminal.
+  """
+  if name is None or name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None
+  try:
+    yield
+  finally:
+    del sys.modules[name]
 
 
 def missing_system_library(name: str, error: Exception) -> MissingSystemLibrary:

@@ -13,7 +13,7 @@ from skimage import data
 from dpr_jax import faces
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import OVAL, Face, FaceFinder, find_faces, frame_face
-from dpr_jax.native_libraries import MissingSystemLibrary
+from dpr_jax.native_libraries import MissingSystemLibrary, import_native
 from dpr_jax.photo import read_photo
 from dpr_jax.portrait import cut_square
 
@@ -335,7 +335,7 @@ def karras_rule(face, size, points):
 
 
 def test_the_landmark_numbers_are_mediapipes():
-  connections = importlib.import_module("mediapipe.tasks.python.vision").FaceLandmarksConnections
+  connections = import_native("mediapipe.tasks.python.vision").FaceLandmarksConnections
 
   def numbers(connections):
     return {end for connection in connections for end in (connection.start, connection.end)}
@@ -460,6 +460,22 @@ def fail_to_load(*arguments, **options):
   raise OSError("libEGL.so.1: cannot open shared object file: No such file or directory")
 
 
+def test_mediapipe_does_not_bring_tensorflow(tmp_path):
+  (tmp_path / "tensorflow.py").write_text("print('tensorflow was imported')")
+  program = """
+import sys
+from dpr_jax.native_libraries import import_native
+import_native("mediapipe.tasks.python")
+assert "tensorflow" not in sys.modules
+import tensorflow  # who wants it gets it
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout == "tensorflow was imported\n"
+
+
 def test_a_missing_library_is_named_on_import(shared, monkeypatch):
   shared("models/face_landmarker.task")
   monkeypatch.setattr(importlib, "import_module", fail_to_load)
@@ -470,7 +486,7 @@ def test_a_missing_library_is_named_on_import(shared, monkeypatch):
 
 def test_a_missing_library_is_named_on_first_use(shared, monkeypatch, capfd):
   shared("models/face_landmarker.task")
-  vision = importlib.import_module("mediapipe.tasks.python.vision")
+  vision = import_native("mediapipe.tasks.python.vision")
   monkeypatch.setattr(vision.FaceLandmarker, "create_from_options", fail_to_load)
   with pytest.raises(MissingSystemLibrary) as caught:
     FaceFinder()
