@@ -1,6 +1,5 @@
 """MediaPipe's mesh as normals; the geometry is checked on the canonical face, turned about by hand."""
 
-import importlib
 
 import cv2
 import igl
@@ -11,6 +10,7 @@ from data_gen import face_mesh
 from data_gen.face_maps import Label
 from data_gen.face_mesh import LEAN, canonical_face, face_maps, head_pose, subdivided
 from dpr_jax.faces import OVAL, Face, frame_face
+from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import read_photo
 
 # MediaPipe's numbers, from its documentation of the face mesh.
@@ -72,7 +72,7 @@ def directed_edges(triangles):
 
 
 def test_the_outlines_that_mediapipe_documents_are_edges_of_the_mesh(canonical):
-  connections = importlib.import_module("mediapipe.tasks.python.vision").FaceLandmarksConnections
+  connections = import_native("mediapipe.tasks.python.vision").FaceLandmarksConnections
   edges = {frozenset(edge) for edge in directed_edges(canonical.triangles)}
   for part in ("FACE_OVAL", "LEFT_EYE", "RIGHT_EYE", "LIPS"):
     for connection in getattr(connections, f"FACE_LANDMARKS_{part}"):

@@ -1,0 +1,278 @@
+"""Where portraits come from: the photos of a folder, or procedural faces without end.
+
+A source is a list of ids and a function from id to framed portraits; what an id gives never depends on the others.
+"""
+
+import collections
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from data_gen.face_maps import FaceMaps
+from data_gen.face_mesh import head_pose
+from data_gen.normals import fill_to_frame
+from data_gen.procedural_faces import Scene, draw_face, geometry
+from data_gen.target_lights import BuiltInLights
+from dpr_jax import color, sh
+from dpr_jax.errors import BadInput
+from dpr_jax.faces import OVAL, Face, FaceFinder, frame_face
+from dpr_jax.native_libraries import import_native
+from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.portrait import cut_square
+
+cv2 = import_native("cv2")
+
+# Below this many pixels of the photo, the square around a face has no shading worth learning from.
+SMALLEST_SQUARE = 96
+# Degrees to the side; beyond, half of the face is not seen.
+MOST_YAW = 60
+# A portrait whose channels differ by less than this (of 255, on average) has no colour.
+_LEAST_CHROMA = 0.5
+
+
+class FramedPortrait(NamedTuple):
+  """A square portrait.
+
+  Attributes:
+    id: of the face; the photo's own id where only one of its faces is used.
+    pixels: `[S, S, 3]` uint8 RGB.
+    face: where it is in `pixels`; None where nobody has looked.
+    truth: of a procedural face, else None.
+  """
+
+  id: str
+  pixels: np.ndarray
+  face: Face | None = None
+  truth: "Truth | None" = None
+
+
+class Truth(NamedTuple):
+  """What is known of a procedural portrait.
+
+  Attributes:
+    maps: its exact normals and labels.
+    normal: `[S, S, 3]`, what it was rendered with: normals of head, hair and clothes, carried on to the frame.
+    light: `[9]`, the light that it was rendered under.
+  """
+
+  maps: FaceMaps
+  normal: np.ndarray
+  light: np.ndarray
+
+
+class Rejection(NamedTuple):
+  """A photo or a face that cannot be used.
+
+  Attributes:
+    id: of the photo or face.
+    reason: one line.
+  """
+
+  id: str
+  reason: str
+
+
+class Source(Protocol):
+  """See the module's text."""
+
+  ids: tuple[str, ...]
+
+  def open(self) -> None:
+    """Makes ready what `load` needs; raises BadInput if that is not at hand."""
+
+  def close(self) -> None:
+    """Frees it."""
+
+  def load(self, id: str) -> Iterator[FramedPortrait | Rejection]:
+    """The portraits of one id; raises BadInput where the whole of it cannot be used."""
+
+
+class PhotoFolder:
+  """The photos below a folder, each face cut out upright in CelebA-HQ's framing, or the photos as they are.
+
+  Attributes:
+    ids: each photo's path below the folder, without its suffix where that leaves no two alike; sorted.
+  """
+
+  def __init__(
+    self, folder: Path, size: int, *, aligned: bool = False, all_faces: bool = False, keep_gray: bool = False
+  ):
+    """Lists the photos; none is opened yet.
+
+    Args:
+      folder: searched with its sub-folders; hidden files and folders are left out.
+      size: side of the square portraits.
+      aligned: take the photos as they are, resized: they must be square, as CelebA-HQ's are.
+      all_faces: every face of a photo, not only the largest.
+      keep_gray: take photos without colours too; the networks see only luminance.
+
+    Raises:
+      BadInput: there is no such folder, it cannot be read, or it holds no photo.
+    """
+    self._size, self._aligned, self._all_faces, self._keep_gray = size, aligned, all_faces, keep_gray
+    self._paths = _photos_by_id(Path(folder))
+    self.ids = tuple(self._paths)
+
+  def open(self) -> None:
+    """Opens the face finder."""
+    self._finder = FaceFinder()
+
+  def close(self) -> None:
+    """Closes it."""
+    self._finder.close()
+
+  def load(self, id: str) -> Iterator[FramedPortrait | Rejection]:
+    """The framed faces of one photo.
+
+    Args:
+      id: one of `ids`.
+
+    Raises:
+      BadInput: not a readable picture, gray, without a face, or (aligned) not square.
+    """
+    pixels = to_8_bits(read_photo(self._paths[id]).pixels)
+    if not self._keep_gray and _is_gray(pixels):
+      raise BadInput("gray photo: has no colours (--keep_gray takes it)")
+    if self._aligned and pixels.shape[0] != pixels.shape[1]:
+      raise BadInput(f"{pixels.shape[1]} x {pixels.shape[0]} pixels: --aligned takes square portraits")
+    faces = self._finder.find(pixels)
+    if not faces:
+      raise BadInput("no face found")
+    if not self._all_faces:
+      faces = [max(faces, key=_area)]
+    for number, face in enumerate(faces, start=1):
+      face_id = id if len(faces) == 1 else f"{id}#{number}"
+      try:
+        yield self._frame(face_id, pixels, face)
+      except BadInput as error:
+        yield Rejection(face_id, str(error))
+
+  def _frame(self, id: str, pixels: np.ndarray, face: Face) -> FramedPortrait:
+    check_usable(pixels, face)
+    if self._aligned:
+      return FramedPortrait(id, resize(pixels, self._size), scale_face(face, self._size / len(pixels)))
+    framing = frame_face(face, self._size)
+    linear, shift = framing.matrix[:, :2], framing.matrix[:, 2]
+    scale = np.sqrt(np.linalg.det(linear))
+    # The square is cut in coordinates that count from the centre of the first pixel, landmarks count from its corner.
+    landmarks = (face.landmarks - 0.5) @ linear.T + shift + 0.5
+    return FramedPortrait(id, cut_square(pixels, framing), Face(landmarks, face.depth * scale))
+
+
+class ProceduralFaces:
+  """Faces out of a seed, each under a light of the built-in prior, rendered as the paper's model of a portrait has it.
+
+  That is: L of Lab is the albedo's L times the shading f(N, L), without shadows or gloss, and the chroma is the
+  albedo's. So the ratio image of the exact normals and light is the truth itself.
+
+  Attributes:
+    ids: `face-00000000` and so on.
+  """
+
+  def __init__(self, count: int, size: int, seed: int, *, find: bool):
+    """Nothing is drawn yet.
+
+    Args:
+      count: how many.
+      size: side of the portraits.
+      seed: the same seed gives the same faces.
+      find: whether to look for the face in the finished picture, as in a photo.
+    """
+    self._size, self._seed, self._find = size, seed, find
+    self.ids = tuple(f"face-{number:08d}" for number in range(count))
+
+  def open(self) -> None:
+    """Opens the face finder, if it is to be used."""
+    self._finder = FaceFinder() if self._find else None
+
+  def close(self) -> None:
+    """Closes it."""
+    if self._finder:
+      self._finder.close()
+
+  def load(self, id: str) -> Iterator[FramedPortrait]:
+    """One face.
+
+    Args:
+      id: one of `ids`.
+
+    Raises:
+      BadInput: a face was to be found, and was not.
+    """
+    scene = geometry(draw_face(generator(self._seed, "face", id)), self._size)
+    (light,) = BuiltInLights(color=False).draw(generator(self._seed, "light", id), 1)
+    normal = fill_to_frame(scene.normal, scene.foreground & (scene.normal[..., 1] < 0))
+    pixels = _render(scene, sh.shading(normal, light.sh))
+    maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks)
+    truth = Truth(maps, normal, light.sh)
+    found = self._finder.find(pixels) if self._finder else [None]
+    if not found:
+      raise BadInput("no face found")
+    yield FramedPortrait(id, pixels, found[0], truth)
+
+
+def generator(seed: int, purpose: str, id: str) -> np.random.Generator:
+  """The random numbers of one portrait for one purpose, whatever else is drawn."""
+  digest = hashlib.blake2b(f"{seed}/{purpose}/{id}".encode(), digest_size=16).digest()
+  return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def _render(scene: Scene, shading: np.ndarray) -> np.ndarray:
+  """The scene, backdrop and all, with L of Lab times a shading `[S, S]`; `[S, S, 3]` uint8."""
+  lab = color.linear_to_lab(np.where(scene.foreground[..., None], scene.albedo, scene.backdrop))
+  lab[..., 0] = np.clip(lab[..., 0] * shading, 0, 100)
+  return np.rint(255 * color.lab_to_srgb(lab)).astype(np.uint8)
+
+
+def check_usable(pixels: np.ndarray, face: Face) -> None:
+  """Raises BadInput for a face that is cut by the photo's border, tiny, or seen too far from the side."""
+  side = 1 / np.sqrt(np.linalg.det(frame_face(face, 1).matrix[:, :2]))
+  if side < SMALLEST_SQUARE:
+    raise BadInput(f"tiny face: its square has {side:.0f} pixels a side, at least {SMALLEST_SQUARE} are needed")
+  outline, extent = face.landmarks[OVAL], np.array(pixels.shape[1::-1])
+  if (outline < 0).any() or (outline > extent).any():
+    raise BadInput("face cut by the photo's border")
+  if abs(yaw := head_pose(face).yaw) > MOST_YAW:
+    raise BadInput(f"profile: the head is turned by {abs(yaw):.0f} degrees, more than {MOST_YAW}")
+
+
+def scale_face(face: Face, factor: float) -> Face:
+  """The face in a photo enlarged by `factor`."""
+  return Face(face.landmarks * factor, None if face.depth is None else face.depth * factor)
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+  """A square picture at another size: averaged where it shrinks, bicubic where it grows."""
+  smaller = size < len(pixels)
+  return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def _photos_by_id(folder: Path) -> dict[str, Path]:
+  if not folder.is_dir():
+    raise BadInput(f"{folder}: not a readable folder")
+  paths = [
+    path
+    for path in folder.rglob("*")
+    if path.suffix.lower() in PHOTO_SUFFIXES
+    and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    and path.is_file()
+  ]
+  if not paths:
+    raise BadInput(f"{folder}: holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+  names = [path.relative_to(folder) for path in paths]
+  stems = [name.with_suffix("").as_posix() for name in names]
+  count = collections.Counter(stems)
+  ids = [stem if count[stem] == 1 else name.as_posix() for name, stem in zip(names, stems, strict=True)]
+  return dict(sorted(zip(ids, paths, strict=True)))
+
+
+def _is_gray(pixels: np.ndarray) -> bool:
+  channels = pixels[:: max(1, len(pixels) // 256)].astype(np.int16)
+  return float(np.ptp(channels, axis=-1).mean()) < _LEAST_CHROMA
+
+
+def _area(face: Face) -> float:
+  return float(np.prod(face.box[2:] - face.box[:2]))

@@ -1,0 +1,360 @@
+"""One portrait in, one record or a named rejection out (Zhou et al. 2019, section 3.1).
+
+What becomes of a portrait depends on its pixels, its id and the settings, never on other portraits or on who asks.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_gen import normals
+from data_gen.face_maps import FaceMaps, Label
+from data_gen.light_estimation import Estimator, make_estimator
+from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
+from data_gen.target_lights import LightSource, TargetLight, open_light_source
+from dpr_jax import color, ratio, sh
+from dpr_jax.errors import BadInput
+from dpr_jax.native_libraries import import_native
+from dpr_jax.records import Record, encode_record
+
+cv2 = import_native("cv2")
+
+SYNTHETIC = "synthetic"
+NORMALS = ("face_mesh", "tddfa", "synthetic")
+ESTIMATORS = ("fit", "sfsnet", "network", "truth")
+DENOISERS = ("none", "fast", "nlm")
+
+# How far from its edge skin is mixed with what is beside it, in pixels at 1024; as the published pipeline has it.
+_SKIN_EDGE = 5
+# How far the colour of a light may push a channel against the others: a shading near 0 says nothing about its colour.
+_LARGEST_TINT = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How records are made; every field shows in their bytes. See the flags of `export_dataset.py`.
+
+  Attributes:
+    source: a folder of photos, or `SYNTHETIC`.
+    count: how many procedural faces.
+    size: side of the square portraits, in pixels.
+    aligned: photos are square portraits already; don't frame them.
+    all_faces: every face of a photo, not only the largest.
+    keep_gray: take photos without colours too.
+    normals: one of `NORMALS`.
+    arap: whether to warp the rendered maps onto the detected landmarks.
+    light_estimator: one of `ESTIMATORS`; `truth` knows the light of procedural faces.
+    weights: the network of the `network` estimator, as for `load_params`.
+    light_prior: a folder of lights, or None: the built-in prior.
+    light_names: a file of names that selects lights of that folder, or None: all.
+    light_convention: of that folder's text files, `bip` or `dpr`.
+    color: whether target lights have colours.
+    lights_per_image: how many target lights each face gets.
+    denoise: one of `DENOISERS`.
+    image_format: `png` or `jpeg`.
+    quality: of JPEGs.
+    normal_bits: 8 or 16.
+    shard_megabytes: about how large a file of the dataset is.
+    seed: of every random draw, with the portrait's id.
+  """
+
+  source: str = SYNTHETIC
+  count: int = 1000
+  size: int = 1024
+  aligned: bool = False
+  all_faces: bool = False
+  keep_gray: bool = False
+  normals: str = "synthetic"
+  arap: bool = False
+  light_estimator: str = "truth"
+  weights: str = "official-512"
+  light_prior: str | None = None
+  light_names: str | None = None
+  light_convention: str = "bip"
+  color: bool = False
+  lights_per_image: int = 5
+  denoise: str = "fast"
+  image_format: str = "png"
+  quality: int = 95
+  normal_bits: int = 8
+  shard_megabytes: float = 128
+  seed: int = 0
+
+  def __post_init__(self):
+    for flag, value, known in (
+      ("normals", self.normals, NORMALS),
+      ("light_estimator", self.light_estimator, ESTIMATORS),
+      ("denoise", self.denoise, DENOISERS),
+      ("image_format", self.image_format, ("png", "jpeg")),
+      ("normal_bits", self.normal_bits, (8, 16)),
+      ("light_convention", self.light_convention, ("bip", "dpr")),
+    ):
+      if value not in known:
+        raise BadInput(f"--{flag} {value}: must be one of {', '.join(map(str, known))}")
+    for flag, value, least, most in (
+      ("size", self.size, 64, 2048),
+      ("count", self.count, 1, 10**9),
+      ("lights_per_image", self.lights_per_image, 1, 100),
+      ("quality", self.quality, 1, 100),
+      ("shard_megabytes", self.shard_megabytes, 0.1, 10_000),
+    ):
+      if not least <= value <= most:
+        raise BadInput(f"--{flag} {value}: must lie in {least} to {most}")
+    if self.source != SYNTHETIC:
+      if self.normals == "synthetic":
+        raise BadInput("--normals synthetic: photos have none; use face_mesh or tddfa")
+      if self.light_estimator == "truth":
+        raise BadInput("--light_estimator truth: nobody knows the light of a photo; use fit, sfsnet or network")
+    if self.arap and self.normals == "synthetic":
+      raise BadInput("--arap: exact normals have nothing to be aligned to; use it with face_mesh or tddfa")
+
+
+class Outcome(NamedTuple):
+  """What became of one id of the source.
+
+  Attributes:
+    payloads: the records, encoded.
+    rejections: what could not be used.
+  """
+
+  payloads: list[bytes]
+  rejections: list[Rejection]
+
+
+class Relit(NamedTuple):
+  """A portrait after all stages; what the record holds, and what a page of pictures shows.
+
+  Attributes:
+    portrait: the framed photo.
+    maps: the rendered face, aligned.
+    record: the record.
+  """
+
+  portrait: FramedPortrait
+  maps: FaceMaps
+  record: Record
+
+
+class Synthesis:
+  """The stages, made ready once for any number of portraits; use it in a `with` statement.
+
+  Attributes:
+    source: where portraits come from.
+    seconds: time spent so far, by stage.
+  """
+
+  def __init__(self, settings: Settings):
+    """Opens the source, the lights and whatever models the settings ask for.
+
+    Raises:
+      BadInput: a folder, light or model file that is missing or cannot be used.
+    """
+    self.settings = settings
+    self.seconds: dict[str, float] = {}
+    self.source: Source = open_source(settings)
+    self._lights: LightSource = open_lights(settings)
+    self._face_maps = _face_maps_function(settings)
+    self._align = _aligner(settings)
+    self._estimate_light = _estimator(settings)
+    self.source.open()
+
+  def __enter__(self) -> "Synthesis":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Frees the models."""
+    self.source.close()
+
+  def __call__(self, id: str) -> Outcome:
+    """All records of one id of the source, and all that was rejected."""
+    outcome = Outcome([], [])
+    for result in self.relit(id):
+      if isinstance(result, Rejection):
+        outcome.rejections.append(result)
+      else:
+        outcome.payloads.append(self.encode(result.record))
+    return outcome
+
+  def relit(self, id: str) -> Iterator[Relit | Rejection]:
+    """The portraits of one id of the source, relit; never raises for what is wrong with a photo."""
+    try:
+      with self._stage("load"):
+        portraits = list(self.source.load(id))
+    except BadInput as error:
+      yield Rejection(id, str(error))
+      return
+    for portrait in portraits:
+      if isinstance(portrait, Rejection):
+        yield portrait
+        continue
+      try:
+        yield self._relight(portrait)
+      except BadInput as error:
+        yield Rejection(portrait.id, str(error))
+
+  def encode(self, record: Record) -> bytes:
+    """The record's bytes, as the settings ask."""
+    settings = self.settings
+    with self._stage("encode"):
+      return encode_record(
+        record, image_format=settings.image_format, quality=settings.quality, normal_bits=settings.normal_bits
+      )
+
+  def _relight(self, portrait: FramedPortrait) -> Relit:
+    with self._stage("normals"):
+      maps = self._face_maps(portrait)
+    if self._align:
+      with self._stage("arap"):
+        maps = self._align(maps)
+    with self._stage("to the frame"):
+      normal, mask = normals.extend_to_frame(maps)
+      if self.settings.normals == "synthetic":
+        normal = portrait.truth.normal
+    with self._stage("denoise"):
+      lab = cv2.cvtColor(denoise(portrait.pixels, self.settings.denoise), cv2.COLOR_RGB2LAB)
+    luminance = lab[..., 0].astype(np.float32) / 255
+    with self._stage("source light"):
+      source_light = self._estimate_light(portrait, luminance, normal, skin_mask(maps, mask))
+    with self._stage("target lights"):
+      targets = self._lights.draw(
+        generator(self.settings.seed, "target lights", portrait.id), self.settings.lights_per_image
+      )
+    with self._stage("relight"):
+      relit = relight(lab, normal, source_light, targets)
+    record = Record(
+      id=portrait.id,
+      original=portrait.pixels,
+      relit=relit,
+      target_lights=np.stack([target.sh for target in targets]),
+      source_light=source_light,
+      normal=normal,
+      mask=mask,
+      light_names=tuple(target.name for target in targets),
+      target_color_lights=np.stack([target.color for target in targets]) if self.settings.color else None,
+    )
+    return Relit(portrait, maps, record)
+
+  @contextlib.contextmanager
+  def _stage(self, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
+
+
+def denoise(pixels: np.ndarray, method: str) -> np.ndarray:
+  """A photo `[S, S, 3]` uint8 with less noise: what a ratio above 1 would amplify.
+
+  Args:
+    pixels: RGB.
+    method: `nlm`, non-local means with the published pipeline's numbers; `fast`, the same looking for similar patches
+      within 7 pixels instead of 21; `none`.
+  """
+  if method == "none":
+    return pixels
+  return cv2.fastNlMeansDenoisingColored(pixels, None, 5, 3, 3, 21 if method == "nlm" else 7)
+
+
+def skin_mask(maps: FaceMaps, mask: np.ndarray) -> np.ndarray:
+  """`[H, W]` bool: where the source light shows, skin inside `mask`, a little away from eyes, brows and lips."""
+  side = 2 * round(_SKIN_EDGE * np.sqrt(mask.size) / 1024) + 1
+  return cv2.erode((mask & (maps.label == Label.SKIN)).astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
+
+
+def relight(lab: np.ndarray, normal: np.ndarray, source: np.ndarray, targets: list[TargetLight]) -> np.ndarray:
+  """A portrait under other lights, in 8 bits and truncated, as the published pipeline has it.
+
+  Args:
+    lab: `[S, S, 3]` uint8, OpenCV's 8-bit Lab.
+    normal: `[S, S, 3]`.
+    source: `[9]`.
+    targets: K lights. Where they have colours, the chroma follows them; L is that of their gray light all the same,
+      so that it is the same with and without colours.
+
+  Returns:
+    `[K, S, S, 3]` uint8 RGB.
+  """
+  luminance = ratio.relight_luminance(
+    lab[..., 0].astype(np.float32) / 255, normal, source, np.stack([target.sh for target in targets])
+  )
+  relit = np.empty((len(targets), *lab.shape), np.uint8)
+  for k, target in enumerate(targets):
+    new = lab.copy()
+    new[..., 0] = (luminance[k] * 255).astype(np.uint8)
+    if target.color is not None:
+      new[..., 1:] = _tinted(new, normal, target)[..., 1:]
+    relit[k] = cv2.cvtColor(new, cv2.COLOR_LAB2RGB)
+  return relit
+
+
+def _tinted(lab: np.ndarray, normal: np.ndarray, target: TargetLight) -> np.ndarray:
+  """A relit portrait with the chroma of a coloured light, 8-bit Lab: each channel times its shading over the gray."""
+  shadings = sh.shading(normal, np.concatenate([target.color, target.sh[None]]))
+  least = 1e-3 * float(shadings[..., 3].max())
+  tint = np.maximum(shadings[..., :3], least) / np.maximum(shadings[..., 3:], least)
+  tint = np.clip(tint, 1 / _LARGEST_TINT, _LARGEST_TINT)
+  linear = color.linearise(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.float32) / 255) * tint
+  linear /= np.maximum(linear.max(axis=-1, keepdims=True), 1)  # as far as the colour goes; L is put back
+  return cv2.cvtColor((color.lab_to_srgb(color.linear_to_lab(linear)) * 255).astype(np.uint8), cv2.COLOR_RGB2LAB)
+
+
+def open_source(settings: Settings) -> Source:
+  """The portraits that the settings name.
+
+  Raises:
+    BadInput: the folder is missing, unreadable or without photos.
+  """
+  if settings.source == SYNTHETIC:
+    return ProceduralFaces(settings.count, settings.size, settings.seed, find=settings.normals != "synthetic")
+  return PhotoFolder(
+    Path(settings.source),
+    settings.size,
+    aligned=settings.aligned,
+    all_faces=settings.all_faces,
+    keep_gray=settings.keep_gray,
+  )
+
+
+def open_lights(settings: Settings) -> LightSource:
+  """The target lights that the settings name.
+
+  Raises:
+    BadInput: a folder or list that is missing, or that holds no usable light.
+  """
+  return open_light_source(
+    settings.light_prior, names=settings.light_names, convention=settings.light_convention, color=settings.color
+  )
+
+
+def _face_maps_function(settings: Settings) -> Callable[[FramedPortrait], FaceMaps]:
+  if settings.normals == "synthetic":
+    return lambda portrait: portrait.truth.maps
+  if settings.normals == "tddfa":
+    from data_gen.tddfa import TDDFA
+
+    model = TDDFA()
+  else:
+    from data_gen import face_mesh as model
+  return lambda portrait: model.face_maps(portrait.pixels, portrait.face)
+
+
+def _aligner(settings: Settings) -> Callable[[FaceMaps], FaceMaps] | None:
+  if not settings.arap:
+    return None
+  from data_gen import arap  # imports libigl
+
+  return arap.align
+
+
+def _estimator(settings: Settings) -> Callable:
+  if settings.light_estimator == "truth":
+    return lambda portrait, luminance, normal, skin: portrait.truth.light
+  estimate: Estimator = make_estimator(settings.light_estimator, weights=settings.weights)
+  return lambda portrait, luminance, normal, skin: estimate(portrait.pixels, luminance, normal, skin)
