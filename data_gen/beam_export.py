@@ -1,0 +1,74 @@
+"""The export of `data_gen.export` on Apache Beam: the same function for every portrait, the same bytes, many machines.
+
+Sources, lights, models and the output are paths: all machines must see them, as on a shared file system.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from data_gen.export import ExportFolder, Summary, Worker, open_folder, plan_shards
+from data_gen.portraits import Rejection
+from data_gen.synthesis import Outcome, Settings, open_lights, open_source
+
+
+def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str] = (), pages: int = 0) -> Summary:
+  """Makes a dataset on a Beam runner, or goes on with one that was cut short; see `data_gen.export.export`.
+
+  Args:
+    settings: how; the bytes depend on nothing else.
+    path: the dataset's folder, seen by all machines.
+    runner: `DirectRunner`, `FlinkRunner`, `SparkRunner`, `DataflowRunner` ...
+    options: the runner's own flags.
+    pages: for how many portraits to draw a page of pictures.
+
+  Raises:
+    BadInput: as `data_gen.export.export`.
+  """
+  ids = open_source(settings).ids
+  rejected_lights = [Rejection(*rejection) for rejection in open_lights(settings).rejected]
+  with open_folder(path, settings, plan_shards(ids, settings)) as folder:
+    jobs = [(shard, position) for shard in folder.unfinished() for position in range(len(shard.ids))]
+    with beam.Pipeline(runner=runner, options=PipelineOptions(list(options))) as pipeline:
+      _ = (
+        pipeline
+        | "portraits" >> beam.Create([(shard.filename, position, shard.ids[position]) for shard, position in jobs])
+        | "spread" >> beam.Reshuffle()
+        | "make records" >> beam.ParDo(_MakeRecords(settings, folder, frozenset(ids[:pages])))
+        | "gather shards" >> beam.GroupByKey()
+        | "write shards" >> beam.ParDo(_WriteShard(folder))
+      )
+    return folder.finish(rejected_lights)
+
+
+class _MakeRecords(beam.DoFn):
+  """(shard, position, id) -> (shard, (position, outcome)), by the worker of the local export."""
+
+  def __init__(self, settings: Settings, folder: ExportFolder, shown: frozenset[str]):
+    self._settings, self._folder, self._shown = settings, folder, shown
+
+  def setup(self) -> None:
+    self._worker = Worker(self._settings, self._shown)
+
+  def process(self, job: tuple[str, int, str]) -> Iterator[tuple[str, tuple[int, Outcome]]]:
+    shard, position, id = job
+    outcome, pages = self._worker.make(id)
+    self._folder.write_pages(pages)
+    yield shard, (position, outcome)
+
+  def teardown(self) -> None:
+    self._worker.close()
+
+
+class _WriteShard(beam.DoFn):
+  """(shard, outcomes in any order) -> a file."""
+
+  def __init__(self, folder: ExportFolder):
+    self._folder = folder
+
+  def process(self, gathered: tuple[str, Iterable[tuple[int, Outcome]]]) -> None:
+    shard, outcomes = gathered
+    in_order = sorted(outcomes, key=lambda positioned: positioned[0])
+    self._folder.write_shard(shard, (outcome for _, outcome in in_order))

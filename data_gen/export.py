@@ -1,0 +1,413 @@
+"""Portraits in, a folder of TFRecord shards out: with all cores, and resumable after a kill.
+
+While an export runs, its folder holds finished shards and a work folder `.export`: the settings, a note on every
+finished shard, and whatever is half done. A shard is written there and renamed when it is complete, so that it is
+whole or absent; what a kill leaves half done is made again, to the same bytes.
+"""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import multiprocessing.util
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from data_gen.pages import page
+from data_gen.portraits import Rejection
+from data_gen.synthesis import SYNTHETIC, Outcome, Settings, Synthesis, open_lights, open_source
+from dpr_jax import command_line, records
+from dpr_jax.errors import BadInput
+from dpr_jax.native_libraries import MissingSystemLibrary, import_native
+
+cv2 = import_native("cv2")
+
+_WORK = ".export"
+_SETTINGS = "settings.json"
+_LOCK = "lock"
+_PARTIAL = ".partial"
+REJECTED = "rejected.csv"
+SUMMARY = "export.json"
+PAGES = "pages"
+
+# About what an image takes.
+_BYTES_PER_PIXEL = {"png": 1.6, "jpeg": 0.5}
+# How many portraits a worker may be ahead of the one that is written next: what they weigh is kept in memory.
+_AHEAD = 3
+
+
+class Shard(NamedTuple):
+  """A file of the dataset and what goes into it.
+
+  Attributes:
+    filename: as `records.shard_filename` has it.
+    split: of its records.
+    ids: of the source, in order.
+  """
+
+  filename: str
+  split: str
+  ids: tuple[str, ...]
+
+
+class ShardNote(NamedTuple):
+  """What became of a shard.
+
+  Attributes:
+    records: how many it holds.
+    rejections: what could not be used.
+  """
+
+  records: int
+  rejections: list[Rejection]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What an export has made.
+
+  Attributes:
+    records: by split.
+    rejections: photos, faces and lights that could not be used, each with its reason.
+  """
+
+  records: Mapping[str, int]
+  rejections: Sequence[Rejection]
+
+  def __str__(self) -> str:
+    total = sum(self.records.values())
+    lines = [f"{total} portraits: " + ", ".join(f"{count} {split}" for split, count in self.records.items())]
+    reasons = collections.Counter(rejection.reason.split(":")[0] for rejection in self.rejections)
+    if reasons:
+      counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+      lines.append(f"{len(self.rejections)} rejected ({REJECTED}): {counted}")
+    return "\n".join(lines)
+
+
+def plan_shards(ids: Iterable[str], settings: Settings) -> list[Shard]:
+  """Which id goes into which file: the split by a hash of the id, then shards of about the size asked for."""
+  by_split: dict[str, list[str]] = {split: [] for split in records.SPLITS}
+  for id in ids:
+    by_split[records.split_of(id)].append(id)
+  per_shard = max(1, round(settings.shard_megabytes * 1e6 / _portrait_bytes(settings)))
+  shards = []
+  for split, members in by_split.items():
+    starts = range(0, len(members), per_shard)
+    for index, start in enumerate(starts):
+      filename = records.shard_filename(split, index, len(starts))
+      shards.append(Shard(filename, split, tuple(members[start : start + per_shard])))
+  return shards
+
+
+def _portrait_bytes(settings: Settings) -> float:
+  """About what a record takes: its images, and the normals."""
+  return (settings.lights_per_image + 2) * settings.size**2 * _BYTES_PER_PIXEL[settings.image_format]
+
+
+class ExportFolder:
+  """The folder that an export fills; get it from `open_folder`."""
+
+  def __init__(self, path: Path, settings: Settings, shards: Sequence[Shard]):
+    """Takes a claimed folder; see `open_folder`."""
+    self.path, self._work = path, path / _WORK
+    self._settings, self._shards = settings, shards
+
+  def note(self, shard: Shard) -> ShardNote | None:
+    """What became of a shard, or None if it is not finished."""
+    try:
+      note = json.loads((self._work / f"{shard.filename}.json").read_text(encoding="utf-8"))
+      if (self.path / shard.filename).stat().st_size != note["bytes"]:
+        return None
+    except FileNotFoundError:
+      return None
+    return ShardNote(note["records"], [Rejection(*rejection) for rejection in note["rejections"]])
+
+  def unfinished(self) -> list[Shard]:
+    """The shards that are still to be made."""
+    return [shard for shard in self._shards if self.note(shard) is None]
+
+  def write_shard(self, filename: str, outcomes: Iterable[Outcome]) -> None:
+    """Writes a shard and then the note on it, each whole or not at all."""
+    count, rejections = 0, []
+    with self._replacing(filename) as partial, partial.open("wb") as file:
+      for outcome in outcomes:
+        rejections += outcome.rejections
+        count += len(outcome.payloads)
+        for payload in outcome.payloads:
+          records.write_record(file, payload)
+      file.flush()
+      os.fsync(file.fileno())
+      size = file.tell()
+    note = {"records": count, "bytes": size, "rejections": rejections}
+    self.write_text(f"{_WORK}/{filename}.json", json.dumps(note))
+
+  def write_text(self, name: str, text: str) -> None:
+    """Writes a small file, whole or not at all."""
+    with self._replacing(name) as partial:
+      partial.write_text(text, encoding="utf-8", newline="\n")
+
+  def write_pages(self, pages: Mapping[str, bytes]) -> None:
+    """Writes pages of pictures, by the id of the face."""
+    for id, picture in pages.items():
+      with self._replacing(f"{PAGES}/{id}.jpg") as partial:
+        partial.write_bytes(picture)
+
+  def finish(self, rejections: Sequence[Rejection]) -> Summary:
+    """Writes what describes the whole dataset, and removes the work folder.
+
+    Args:
+      rejections: what belongs to no shard: lights.
+
+    Raises:
+      BadInput: no portrait could be used.
+    """
+    notes = {shard: self.note(shard) for shard in self._shards}
+    rejections = [*rejections, *itertools.chain.from_iterable(note.rejections for note in notes.values())]
+    lengths: dict[str, list[int]] = collections.defaultdict(list)
+    for shard, note in notes.items():
+      lengths[shard.split].append(note.records)
+    summary = Summary({split: sum(counts) for split, counts in lengths.items() if any(counts)}, rejections)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([Rejection._fields, *rejections])
+    self.write_text(REJECTED, table.getvalue())
+    for shard in self._shards:
+      if shard.split not in summary.records:  # a split without a record has no files either
+        (self.path / shard.filename).unlink(missing_ok=True)
+    if summary.records:
+      counts = {"records": summary.records, "rejected": len(rejections)}
+      self.write_text(SUMMARY, json.dumps({"settings": dataclasses.asdict(self._settings), **counts}, indent=2) + "\n")
+      records.write_metadata(
+        self.path,
+        {split: lengths[split] for split in summary.records},
+        normal_bits=self._settings.normal_bits,
+        colored=self._settings.color,
+      )
+    shutil.rmtree(self._work)
+    if not summary.records:
+      raise BadInput(f"{self.path}: no portrait could be used; {self.path / REJECTED} says why")
+    return summary
+
+  @contextlib.contextmanager
+  def _replacing(self, name: str) -> Iterator[Path]:
+    """A path in the work folder, moved to `name` at the end: what is left of a killed export is all in one place."""
+    # A name of its own each time: a cluster may try the same shard twice at once.
+    partial = self._work / f"{secrets.token_hex(8)}{_PARTIAL}"
+    path = self.path / name
+    try:
+      yield partial
+      path.parent.mkdir(parents=True, exist_ok=True)
+      os.replace(partial, path)
+    except OSError as error:
+      raise BadInput(
+        f"{path}: cannot be written ({error.strerror or error}); the same command goes on from the finished shards"
+      ) from error
+
+
+@contextlib.contextmanager
+def open_folder(path: Path, settings: Settings, shards: Sequence[Shard]) -> Iterator[ExportFolder]:
+  """Claims a folder for an export: a new or empty one, or one where the same export was cut short.
+
+  Raises:
+    BadInput: it holds something else, an export with other settings, or another process is filling it.
+  """
+  work = path / _WORK
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    if not work.exists() and any(path.iterdir()):
+      finished = (path / SUMMARY).exists()
+      raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
+    work.mkdir(exist_ok=True)
+    lock = (work / _LOCK).open("w")
+  except OSError as error:
+    raise BadInput(f"{path}: cannot be written to ({error.strerror})") from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise BadInput(f"{path}: another export is filling it") from None
+    for partial in work.glob(f"*{_PARTIAL}"):
+      partial.unlink()
+    folder = ExportFolder(path, settings, shards)
+    _check_same_export(folder, work / _SETTINGS, settings, shards)
+    yield folder
+
+
+def _check_same_export(folder: ExportFolder, path: Path, settings: Settings, shards: Sequence[Shard]) -> None:
+  ids = json.dumps([shard.ids for shard in shards])
+  ours = dataclasses.asdict(settings) | {"portraits": hashlib.sha256(ids.encode()).hexdigest()}
+  if not path.exists():
+    folder.write_text(f"{_WORK}/{_SETTINGS}", json.dumps(ours))
+    return
+  theirs = json.loads(path.read_text(encoding="utf-8"))
+  for name in ours:
+    if theirs.get(name) != ours[name]:
+      was, now = ("other photos", "these") if name == "portraits" else (theirs.get(name), ours[name])
+      raise BadInput(f"{folder.path}: holds an unfinished export of {was}, not {now} ({name}); choose another folder")
+
+
+def describe(settings: Settings, path: Path) -> str:
+  """What `export` would do, for people.
+
+  Raises:
+    BadInput: as `export`, for what can be found out without opening a photo.
+  """
+  ids = open_source(settings).ids
+  lights = open_lights(settings)
+  shards = plan_shards(ids, settings)
+  counts = {split: sum(len(shard.ids) for shard in shards if shard.split == split) for split in records.SPLITS}
+  size = len(ids) * _portrait_bytes(settings)
+  lines = [
+    f"{len(ids)} {'procedural faces' if settings.source == SYNTHETIC else f'photos of {settings.source}'}: "
+    + ", ".join(f"{count} {split}" for split, count in counts.items()),
+    f"square portraits of {settings.size} x {settings.size} pixels, normals by {settings.normals}"
+    f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}",
+    f"{settings.lights_per_image} {'coloured' if settings.color else 'gray'} target lights each, from {lights.name}",
+    f"{path}: {len(shards)} shards of {settings.image_format.upper()}, about {size / 1e9:.1f} GB",
+    *(f"light {name} would be left out: {reason}" for name, reason in lights.rejected),
+  ]
+  return "\n".join(lines)
+
+
+def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> Summary:
+  """Makes a dataset on this machine, or goes on with one that was cut short.
+
+  Args:
+    settings: how; the bytes depend on nothing else.
+    path: the dataset's folder.
+    workers: processes.
+    pages: for how many portraits to draw a page of pictures.
+
+  Raises:
+    BadInput: something that concerns the whole run: a folder, a model, the disk. A portrait that cannot be used is
+      rejected instead.
+  """
+  ids = open_source(settings).ids
+  rejected_lights = [Rejection(*rejection) for rejection in open_lights(settings).rejected]
+  shards = plan_shards(ids, settings)
+  with open_folder(path, settings, shards) as folder:
+    unfinished = folder.unfinished()
+    jobs = [id for shard in unfinished for id in shard.ids]
+    shown = frozenset(ids[:pages])
+    done = len(ids) - len(jobs)
+    with (
+      tqdm(total=len(ids), initial=done, unit=" portraits", disable=None, dynamic_ncols=True) as bar,
+      contextlib.closing(_results(settings, jobs, shown, workers)) as results,
+    ):
+
+      def outcomes(shard: Shard) -> Iterator[Outcome]:
+        for outcome, drawn in itertools.islice(results, len(shard.ids)):
+          folder.write_pages(drawn)
+          yield outcome
+          bar.update()
+
+      for shard in unfinished:
+        folder.write_shard(shard.filename, outcomes(shard))
+    return folder.finish(rejected_lights)
+
+
+def _results(
+  settings: Settings, ids: Sequence[str], shown: frozenset[str], workers: int
+) -> Iterator[tuple[Outcome, dict[str, bytes]]]:
+  """What the workers make of each id, in order."""
+  # One thread a worker: there are as many workers as cores, and sums come out the same on every machine.
+  os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+  pool = ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context("spawn"),  # JAX and MediaPipe have threads, which don't survive a fork
+    initializer=_start_worker,
+    initargs=(settings, shown, os.getpid()),
+  )
+  waiting, pending = iter(ids), collections.deque()
+  try:
+    for id in itertools.islice(waiting, _AHEAD * workers):
+      pending.append(pool.submit(_work, id))
+    while pending:
+      yield pending.popleft().result()
+      for id in itertools.islice(waiting, 1):
+        pending.append(pool.submit(_work, id))
+  except BrokenExecutor:
+    raise BadInput(
+      "a worker was killed (too little memory?); the same command with fewer --workers goes on from the finished shards"
+    ) from None
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+class Worker:
+  """What makes records, kept between portraits: by a process of the local export, or a machine of a cluster."""
+
+  def __init__(self, settings: Settings, shown: frozenset[str]):
+    """Opens all that the settings ask for; see `Synthesis`.
+
+    Args:
+      settings: how to make records.
+      shown: the ids to draw pages of pictures for.
+    """
+    self._shown = shown
+    self._synthesis = Synthesis(settings)
+    self.close = self._synthesis.close
+
+  def make(self, id: str) -> tuple[Outcome, dict[str, bytes]]:
+    """The records of one id, and its pages of pictures."""
+    try:
+      return self._make(id)
+    except Exception as error:  # one portrait must not end a run of thousands; what failed is on record
+      traceback.print_exc()
+      return Outcome([], [Rejection(id, f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")]), {}
+
+  def _make(self, id: str) -> tuple[Outcome, dict[str, bytes]]:
+    outcome, pages = Outcome([], []), {}
+    for result in self._synthesis.relit(id):
+      if isinstance(result, Rejection):
+        outcome.rejections.append(result)
+        continue
+      outcome.payloads.append(self._synthesis.encode(result.record))
+      if id in self._shown:
+        pages[result.record.id] = page(result)
+    return outcome, pages
+
+
+_worker: Worker | BadInput | MissingSystemLibrary
+
+
+def _start_worker(settings: Settings, shown: frozenset[str], parent: int) -> None:
+  global _worker
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+  cv2.setNumThreads(1)
+  command_line.enable_compilation_cache()
+  try:
+    _worker = Worker(settings, shown)
+  except (BadInput, MissingSystemLibrary) as error:  # raised here, the pool would only say that it is broken
+    _worker = error
+    return
+  multiprocessing.util.Finalize(None, _worker.close, exitpriority=1)  # a pool's process ends without atexit
+
+
+def _end_with(parent: int) -> None:
+  """Ends this process when its parent was killed; it would wait for work for ever."""
+  while os.getppid() == parent:
+    time.sleep(0.5)
+  os._exit(1)
+
+
+def _work(id: str) -> tuple[Outcome, dict[str, bytes]]:
+  if isinstance(_worker, Exception):
+    raise _worker
+  return _worker.make(id)

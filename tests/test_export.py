@@ -1,0 +1,291 @@
+"""The dataset on disk: the same bytes however it was made, whatever interrupted it; nothing lost silently."""
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_gen import export as export_lib
+from data_gen.export import export, open_folder, plan_shards
+from data_gen.synthesis import Settings
+from dpr_jax import records
+from dpr_jax.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent
+# Small faces in many small shards.
+SMALL = Settings(count=12, size=128, lights_per_image=2, shard_megabytes=0.2)
+FLAGS = ["--count=12", "--size=128", "--lights_per_image=2", "--shard_megabytes=0.2"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+  return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def command(out: Path, *more: str) -> list[str]:
+  return [sys.executable, str(ROOT / "export_dataset.py"), f"--out={out}", *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+  """A dataset made by one worker, without interruption."""
+  out = tmp_path_factory.mktemp("undisturbed") / "dataset"
+  export(SMALL, out, workers=1)
+  return out
+
+
+def test_every_id_is_in_one_shard_of_its_split():
+  ids = [f"face {number}" for number in range(500)]
+  shards = plan_shards(ids, dataclasses.replace(SMALL, shard_megabytes=1))
+  assert sorted(id for shard in shards for id in shard.ids) == sorted(ids)
+  assert len({shard.filename for shard in shards}) == len(shards)
+  for shard in shards:
+    assert {records.split_of(id) for id in shard.ids} == {shard.split}
+    assert shard.filename.startswith(f"dpr-{shard.split}.tfrecord-")
+  by_size = [len(plan_shards(ids, dataclasses.replace(SMALL, shard_megabytes=size))) for size in (0.2, 1, 10, 1000)]
+  assert by_size == sorted(by_size, reverse=True)
+  assert by_size[-1] == 3
+
+
+def test_the_dataset_can_be_read(undisturbed):
+  info = json.loads((undisturbed / "dataset_info.json").read_text())
+  ids = []
+  for split in info["splits"]:
+    shards = records.list_shards(undisturbed, split["name"])
+    lengths = [len(list(records.read_tfrecords(shard))) for shard in shards]
+    assert [int(length) for length in split["shardLengths"]] == lengths
+    for shard in shards:
+      for payload in records.read_tfrecords(shard):
+        record = records.decode_record(payload)
+        assert record.relit.shape == (2, 128, 128, 3)
+        assert np.abs(record.relit[0].astype(int) - record.relit[1]).mean() > 1  # two lights, two pictures
+        assert records.split_of(record.id) == split["name"]
+        ids.append(record.id)
+  assert sorted(ids) == [f"face-{number:08d}" for number in range(12)]
+  assert not (undisturbed / ".export").exists()
+  assert (undisturbed / "rejected.csv").read_text() == "id,reason\n"
+
+
+def test_worker_count_changes_no_byte(undisturbed, tmp_path):
+  export(SMALL, tmp_path / "dataset", workers=3)
+  assert contents(tmp_path / "dataset") == contents(undisturbed)
+
+
+def test_a_seed_changes_the_faces(undisturbed, tmp_path):
+  export(dataclasses.replace(SMALL, seed=1, count=2), tmp_path / "dataset", workers=1)
+  (first,) = list(records.read_tfrecords(records.list_shards(tmp_path / "dataset", "train")[0]))[:1]
+  (other,) = list(records.read_tfrecords(records.list_shards(undisturbed, "train")[0]))[:1]
+  assert (records.decode_record(first).original != records.decode_record(other).original).any()
+
+
+def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
+  rng = random.Random(0)
+  out = tmp_path / "dataset"
+  arguments = command(out, *FLAGS, "--workers=2")
+  start = time.monotonic()
+  subprocess.run(arguments, check=True, capture_output=True)
+  duration = time.monotonic() - start
+  finished = 0
+  for kill in range(20):
+    if not (out / ".export").exists():  # finished in spite of all: once more from the start
+      assert not out.exists() or contents(out) == contents(undisturbed)
+      finished += out.exists()
+      shutil.rmtree(out, ignore_errors=True)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(rng.uniform(0.3, 1) * duration)
+    if kill % 2:  # all processes at once, or only the parent: its workers then end by themselves
+      os.killpg(process.pid, signal.SIGKILL)
+    else:
+      process.kill()
+    process.wait()
+  if (out / ".export").exists() or not out.exists():
+    subprocess.run(arguments, check=True, capture_output=True)
+  print(f"finished {finished} times between the kills, one run takes {duration:.1f} s")
+  assert contents(out) == contents(undisturbed)
+
+
+def test_half_a_shard_is_made_again(undisturbed, tmp_path):
+  out = tmp_path / "dataset"
+  shards = plan_shards([f"face-{number:08d}" for number in range(12)], SMALL)
+  with open_folder(out, SMALL, shards) as folder:
+    # Whole, but its note was never written; and one that was cut short after its note.
+    shutil.copy(undisturbed / shards[0].filename, out)
+    payloads = list(records.read_tfrecords(undisturbed / shards[1].filename))
+    folder.write_shard(shards[1].filename, [export_lib.Outcome(payloads, [])])
+    assert folder.note(shards[1]) == (len(payloads), [])
+    os.truncate(out / shards[1].filename, 100)
+    assert folder.unfinished() == shards
+    (out / ".export" / "left over.partial").touch()
+  export(SMALL, out, workers=1)
+  assert contents(out) == contents(undisturbed)
+
+
+@pytest.mark.parametrize(
+  ("change", "named"), [({"seed": 5}, "seed"), ({"count": 13}, "count"), ({"image_format": "jpeg"}, "image_format")]
+)
+def test_an_unfinished_export_is_not_mixed_with_another(tmp_path, change, named):
+  out = tmp_path / "dataset"
+  ids = ["a", "b"]
+  with open_folder(out, SMALL, plan_shards(ids, SMALL)):
+    pass
+  other = dataclasses.replace(SMALL, **change)
+  with (
+    pytest.raises(BadInput, match=rf"unfinished export .*\({named}\)"),
+    open_folder(out, other, plan_shards(ids, other)),
+  ):
+    pass
+  with pytest.raises(BadInput, match="other photos"), open_folder(out, SMALL, plan_shards(["a", "c"], SMALL)):
+    pass
+
+
+def test_folders_that_hold_something_are_left_alone(undisturbed, tmp_path):
+  before = contents(undisturbed)
+  with pytest.raises(BadInput, match="holds a finished dataset"):
+    export(SMALL, undisturbed, workers=1)
+  assert contents(undisturbed) == before
+  (tmp_path / "thesis.tex").touch()
+  with pytest.raises(BadInput, match="is not empty"):
+    export(SMALL, tmp_path, workers=1)
+  with pytest.raises(BadInput, match="cannot be written"):
+    export(SMALL, tmp_path / "thesis.tex" / "dataset", workers=1)
+
+
+def test_two_exports_do_not_share_a_folder(tmp_path):
+  shards = plan_shards(["a"], SMALL)
+  with (
+    open_folder(tmp_path / "dataset", SMALL, shards),
+    pytest.raises(BadInput, match="another export is filling it"),
+    open_folder(tmp_path / "dataset", SMALL, shards),
+  ):
+    pass
+
+
+def test_a_full_disk_stops_with_one_line_and_can_be_resumed(undisturbed, tmp_path):
+  out = tmp_path / "dataset"
+  limit = 60_000  # bytes a file: notes fit, shards don't
+
+  def small_disk():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+  result = subprocess.run(command(out, *FLAGS, "--workers=1"), preexec_fn=small_disk, capture_output=True, text=True)
+  assert result.returncode == 2
+  last = result.stderr.strip().splitlines()[-1]
+  assert last.startswith(f"export_dataset.py: {out}/dpr-")
+  assert "cannot be written (File too large)" in last
+  assert not list(out.glob("dpr-*"))
+  export(SMALL, out, workers=1)
+  assert contents(out) == contents(undisturbed)
+
+
+def test_a_worker_that_is_killed_is_reported(tmp_path):
+  def kill_one():
+    while not (children := active_children()):
+      time.sleep(0.01)
+    time.sleep(1)
+    children[0].kill()
+
+  killer = threading.Thread(target=kill_one)
+  killer.start()
+  with pytest.raises(BadInput, match="a worker was killed"):
+    export(dataclasses.replace(SMALL, count=200), tmp_path / "dataset", workers=2)
+  killer.join()
+
+
+@pytest.fixture
+def photos(tmp_path, shared):
+  """Good and bad portraits."""
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  good = Image.open(shared("photos/ffhq_00508.png")).convert("RGB")
+  good.resize((300, 300)).save(folder / "good.png")
+  good.resize((300, 300)).convert("L").save(folder / "gray.png")
+  (folder / "text.jpg").write_text("not a picture")
+  Image.new("RGB", (300, 300), (200, 100, 50)).save(folder / "nobody.png")
+  (folder / "broken.png").write_bytes((folder / "good.png").read_bytes()[:5000])
+  return folder
+
+
+def test_what_cannot_be_used_is_listed_and_the_run_goes_on(photos, tmp_path):
+  lights = tmp_path / "lights"
+  lights.mkdir()
+  (lights / "good.txt").write_text(" ".join(["0.8"] + ["0.1"] * 8))
+  (lights / "short.txt").write_text(" ".join(["0.8"] * 8))
+  settings = Settings(
+    source=str(photos), size=128, normals="face_mesh", light_estimator="fit", light_prior=str(lights), color=True
+  )
+  summary = export(settings, tmp_path / "dataset", workers=1, pages=10)
+  with open(tmp_path / "dataset" / "rejected.csv", newline="") as file:
+    rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+  assert sorted(rows) == ["broken", "gray", "nobody", "short.txt", "text"]
+  assert rows["nobody"] == "no face found"
+  assert rows["gray"].startswith("gray photo")
+  assert "8 numbers" in rows["short.txt"]
+  assert sum(summary.records.values()) == 1
+  assert "1 portraits" in str(summary)
+  assert "5 rejected" in str(summary)
+  (split,) = summary.records
+  (shard,) = records.list_shards(tmp_path / "dataset", split)
+  (payload,) = records.read_tfrecords(shard)
+  record = records.decode_record(payload)
+  assert record.id == "good"
+  assert record.light_names == ("good",) * 5
+  assert record.target_color_lights.shape == (5, 3, 9)
+  assert os.listdir(tmp_path / "dataset" / "pages") == ["good.jpg"]
+
+
+def test_if_nothing_can_be_used_it_says_so(photos, tmp_path):
+  (photos / "good.png").unlink()
+  settings = Settings(source=str(photos), size=128, normals="face_mesh", light_estimator="fit")
+  with pytest.raises(BadInput, match="no portrait could be used"):
+    export(settings, tmp_path / "dataset", workers=1)
+  assert os.listdir(tmp_path / "dataset") == ["rejected.csv"]
+  assert len((tmp_path / "dataset" / "rejected.csv").read_text().splitlines()) == 5
+
+
+def test_an_unexpected_error_costs_one_portrait(monkeypatch, capfd):
+  worker = export_lib.Worker(SMALL, frozenset())
+  monkeypatch.setattr(worker._synthesis, "_relight", lambda portrait: 1 / 0)
+  outcome, pages = worker.make("face-00000000")
+  worker.close()
+  assert outcome.payloads == []
+  assert outcome.rejections == [("face-00000000", "unexpected ZeroDivisionError: division by zero")]
+  assert pages == {}
+  assert "Traceback" in capfd.readouterr().err
+
+
+def test_beam_gives_the_same_bytes(undisturbed, tmp_path):
+  pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
+  result = subprocess.run(
+    command(tmp_path / "dataset", *FLAGS, "--runner=DirectRunner"), capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  assert contents(tmp_path / "dataset") == contents(undisturbed)
+
+
+def test_tensorflow_datasets_opens_it(undisturbed):
+  pytest.importorskip("tensorflow_datasets")
+  import importlib.util
+
+  if importlib.util.find_spec("tensorflow") is None:
+    pytest.skip("TensorFlow is not installed")
+  program = """
+import sys, tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+print(sum(len(builder.as_dataset(split=split)) for split in builder.info.splits))
+"""
+  result = subprocess.run([sys.executable, "-c", program, str(undisturbed)], capture_output=True, text=True)
+  assert result.stdout.split() == ["12"], result.stderr
