@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from data_gen.export import export
+from data_gen.synthesis import Settings
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -21,6 +24,8 @@ def code_blocks(language):
 
 COMMANDS = [line for block in code_blocks("bash") for line in block.splitlines() if line]
 RELIGHT_COMMANDS = [command for command in COMMANDS if command.startswith("python relight.py")]
+EXPORT_COMMANDS = [command for command in COMMANDS if command.startswith("python export_dataset.py")]
+CLUSTER_COMMANDS = [line for block in code_blocks("console") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +49,11 @@ def desk(shared, tmp_path_factory):
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
   (folder / "light.txt").write_bytes(shared("reference/dpr/example_light/rotate_light_00.txt").read_bytes())
+  (folder / "lights").mkdir()
+  (folder / "lights" / "room.txt").write_text("0.8 0.1 0.1 0 0 0 0 0 0")
   shared("models/face_landmarker.task")
   shared("reference/dpr/trained_model_03.t7")
+  export(Settings(count=4, size=128, lights_per_image=1), folder / "dataset", workers=1)
   return folder
 
 
@@ -79,13 +87,39 @@ def test_relight_command(command, desk):
       assert np.abs(relit.astype(int) - source).mean() > 1
 
 
+@pytest.mark.parametrize("command", EXPORT_COMMANDS)
+def test_export_command(command, desk, tmp_path):
+  """At a small size, and into a folder of its own."""
+  words = [*shlex.split(command)[2:], "--size=128", "--count=2", f"--out={tmp_path / 'out'}", "--workers=1"]
+  result = subprocess.run(
+    [sys.executable, str(ROOT / "export_dataset.py"), *words], cwd=desk, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  assert ("2 photos of photos: " if "dry_run" in command else "2 portraits: ") in result.stdout
+  assert (tmp_path / "out").exists() != ("dry_run" in command)
+  assert (tmp_path / "out" / "pages").exists() == ("visualize" in command)
+
+
+@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if command.startswith("python")])
+def test_cluster_commands_have_flags_that_exist(command, desk, tmp_path):
+  """There is no cluster here: they are only planned. The same function runs on Beam's own runner in test_export."""
+  words = [*shlex.split(command)[2:], f"--out={tmp_path / 'out'}", "--dry_run"]
+  result = subprocess.run(
+    [sys.executable, str(ROOT / "export_dataset.py"), *words], cwd=desk, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  assert "2 photos of photos: " in result.stdout
+
+
 def test_install_commands_name_existing_extras(monkeypatch):
   """The commands themselves are run by `.ci/run` and by hand, in a new virtual environment."""
   recorded = {}
   monkeypatch.setattr("setuptools.setup", lambda **keywords: recorded.update(keywords))
   monkeypatch.chdir(ROOT)
   runpy.run_path("setup.py")
-  shown = set(re.findall(r"\[(\w+)\]", "\n".join(command for command in COMMANDS if command.startswith("pip"))))
+  shown = set(
+    re.findall(r"\[(\w+)\]", "\n".join(command for command in COMMANDS + CLUSTER_COMMANDS if command.startswith("pip")))
+  )
   assert shown
   assert shown <= set(recorded["extras_require"])
 
