@@ -10,6 +10,8 @@ A run that was cut short goes on when the same command is given again.
 """
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -60,15 +62,17 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be done, and stop
 def main() -> None:
   if not _OUT.value:
     raise BadInput("--out is needed; --help lists all flags")
-  if _WORKERS.value is not None and _WORKERS.value < 1:
-    raise BadInput(f"--workers {_WORKERS.value}: must be at least 1")
+  for flag in (_WORKERS, _PAGES):
+    if flag.value is not None and flag.value < 1:
+      raise BadInput(f"--{flag.name} {flag.value}: must be at least 1")
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves nothing half done, as Ctrl-C
   from data_gen import export  # seconds, which --help doesn't cost
   from data_gen.synthesis import SYNTHETIC, Settings
 
   synthetic = _SOURCE.value == SYNTHETIC
   normals = _NORMALS.value or ("synthetic" if synthetic else "face_mesh")
   settings = Settings(
-    source=_SOURCE.value,
+    source=_SOURCE.value if synthetic else _resolved(_SOURCE.value),
     count=_COUNT.value,
     size=_SIZE.value,
     aligned=_ALIGNED.value,
@@ -78,8 +82,8 @@ def main() -> None:
     arap=normals == "tddfa" if _ARAP.value is None else _ARAP.value,
     light_estimator=_LIGHT_ESTIMATOR.value or ("truth" if synthetic and normals == "synthetic" else "fit"),
     weights=_WEIGHTS.value,
-    light_prior=_LIGHT_PRIOR.value,
-    light_names=_LIGHT_NAMES.value,
+    light_prior=_resolved(_LIGHT_PRIOR.value),
+    light_names=_resolved(_LIGHT_NAMES.value),
     light_convention=_LIGHT_CONVENTION.value,
     color=_COLOR.value,
     lights_per_image=_LIGHTS_PER_IMAGE.value,
@@ -90,7 +94,7 @@ def main() -> None:
     shard_megabytes=_SHARD_MEGABYTES.value,
     seed=_SEED.value,
   )
-  out, workers = Path(_OUT.value), _WORKERS.value or os.cpu_count() or 1
+  out, workers = Path(_OUT.value), _WORKERS.value or len(os.sched_getaffinity(0))
   if _DRY_RUN.value:
     print(export.describe(settings, out))
     return
@@ -98,10 +102,17 @@ def main() -> None:
   if _RUNNER.value == "local":
     summary = export.export(settings, out, workers=workers, pages=pages)
   else:
-    from data_gen import beam_export
-
+    try:
+      from data_gen import beam_export
+    except ModuleNotFoundError as error:
+      raise BadInput(f"--runner {_RUNNER.value}: needs {error.name}; pip install -e '.[beam]'") from None
     summary = beam_export.export(settings, out, runner=_RUNNER.value, options=_BEAM_OPTIONS.value.split(), pages=pages)
   print(summary)
+
+
+def _resolved(path: str | None) -> str | None:
+  """The same for all ways to name a place, from any working folder; empty stays empty."""
+  return path and str(Path(path).resolve())
 
 
 if __name__ == "__main__":

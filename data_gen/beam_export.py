@@ -8,17 +8,20 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import create_runner
 
-from data_gen.export import ExportFolder, Summary, Worker, open_folder, plan_shards
+from data_gen.export import ExportFolder, Summary, Worker, open_folder, plan_shards, prepare
 from data_gen.portraits import Rejection
-from data_gen.synthesis import Outcome, Settings, open_lights, open_source
+from data_gen.synthesis import Outcome, Settings
+from data_gen.target_lights import LightSource
+from dpr_jax.errors import BadInput
 
 
 def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str] = (), pages: int = 0) -> Summary:
   """Makes a dataset on a Beam runner, or goes on with one that was cut short; see `data_gen.export.export`.
 
   Args:
-    settings: how; the bytes depend on nothing else.
+    settings: how; the records depend on nothing else.
     path: the dataset's folder, seen by all machines.
     runner: `DirectRunner`, `FlinkRunner`, `SparkRunner`, `DataflowRunner` ...
     options: the runner's own flags.
@@ -27,30 +30,37 @@ def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str
   Raises:
     BadInput: as `data_gen.export.export`.
   """
-  ids = open_source(settings).ids
-  rejected_lights = [Rejection(*rejection) for rejection in open_lights(settings).rejected]
-  with open_folder(path, settings, plan_shards(ids, settings)) as folder:
+  try:
+    made_runner = create_runner(runner)
+  except (ValueError, ImportError, AttributeError) as error:
+    raise BadInput(f"--runner {runner}: not a runner of Apache Beam ({str(error).splitlines()[0]})") from error
+  source, lights = prepare(settings, path)
+  shards = plan_shards(source.ids, settings)
+  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     jobs = [(shard, position) for shard in folder.unfinished() for position in range(len(shard.ids))]
-    with beam.Pipeline(runner=runner, options=PipelineOptions(list(options))) as pipeline:
+    writer = ExportFolder(
+      path.resolve(), settings, ()
+    )  # without the names of all photos, which machines can do without
+    with beam.Pipeline(runner=made_runner, options=PipelineOptions(list(options))) as pipeline:
       _ = (
         pipeline
         | "portraits" >> beam.Create([(shard.filename, position, shard.ids[position]) for shard, position in jobs])
         | "spread" >> beam.Reshuffle()
-        | "make records" >> beam.ParDo(_MakeRecords(settings, folder, frozenset(ids[:pages])))
+        | "make records" >> beam.ParDo(_MakeRecords(settings, lights, writer, frozenset(source.ids[:pages])))
         | "gather shards" >> beam.GroupByKey()
-        | "write shards" >> beam.ParDo(_WriteShard(folder))
+        | "write shards" >> beam.ParDo(_WriteShard(writer))
       )
-    return folder.finish(rejected_lights)
+    return folder.finish([*source.rejected, *(Rejection(*rejection) for rejection in lights.rejected)])
 
 
 class _MakeRecords(beam.DoFn):
   """(shard, position, id) -> (shard, (position, outcome)), by the worker of the local export."""
 
-  def __init__(self, settings: Settings, folder: ExportFolder, shown: frozenset[str]):
-    self._settings, self._folder, self._shown = settings, folder, shown
+  def __init__(self, settings: Settings, lights: LightSource, folder: ExportFolder, shown: frozenset[str]):
+    self._settings, self._lights, self._folder, self._shown = settings, lights, folder, shown
 
   def setup(self) -> None:
-    self._worker = Worker(self._settings, self._shown)
+    self._worker = Worker(self._settings, self._lights, self._shown)
 
   def process(self, job: tuple[str, int, str]) -> Iterator[tuple[str, tuple[int, Outcome]]]:
     shard, position, id = job

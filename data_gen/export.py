@@ -22,16 +22,27 @@ import signal
 import threading
 import time
 import traceback
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
 from data_gen.pages import page
-from data_gen.portraits import Rejection
-from data_gen.synthesis import SYNTHETIC, Outcome, Settings, Synthesis, open_lights, open_source
+from data_gen.portraits import Rejection, Source
+from data_gen.synthesis import (
+  SYNTHETIC,
+  Outcome,
+  Relit,
+  Settings,
+  Synthesis,
+  check_models,
+  open_lights,
+  open_source,
+)
+from data_gen.target_lights import LightSource
 from dpr_jax import command_line, records
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import MissingSystemLibrary, import_native
@@ -42,6 +53,8 @@ _WORK = ".export"
 _SETTINGS = "settings.json"
 _LOCK = "lock"
 _PARTIAL = ".partial"
+_DONE = ".export-done"  # the work folder on its way out
+_LONGEST_NAME = 200  # of a page; file systems allow 255 bytes
 REJECTED = "rejected.csv"
 SUMMARY = "export.json"
 PAGES = "pages"
@@ -92,11 +105,12 @@ class Summary:
 
   def __str__(self) -> str:
     total = sum(self.records.values())
-    lines = [f"{total} portraits: " + ", ".join(f"{count} {split}" for split, count in self.records.items())]
+    noun = "portrait" if total == 1 else "portraits"
+    lines = [f"{total} {noun}: " + ", ".join(f"{count} {split}" for split, count in self.records.items())]
     reasons = collections.Counter(rejection.reason.split(":")[0] for rejection in self.rejections)
     if reasons:
       counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-      lines.append(f"{len(self.rejections)} rejected ({REJECTED}): {counted}")
+      lines.append(f"{len(self.rejections)} rejected (see {REJECTED}): {counted}")
     return "\n".join(lines)
 
 
@@ -134,7 +148,7 @@ class ExportFolder:
       note = json.loads((self._work / f"{shard.filename}.json").read_text(encoding="utf-8"))
       if (self.path / shard.filename).stat().st_size != note["bytes"]:
         return None
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a power cut may leave an empty note
       return None
     return ShardNote(note["records"], [Rejection(*rejection) for rejection in note["rejections"]])
 
@@ -145,28 +159,29 @@ class ExportFolder:
   def write_shard(self, filename: str, outcomes: Iterable[Outcome]) -> None:
     """Writes a shard and then the note on it, each whole or not at all."""
     count, rejections = 0, []
-    with self._replacing(filename) as partial, partial.open("wb") as file:
+    with self._replacing(filename) as file:
       for outcome in outcomes:
         rejections += outcome.rejections
         count += len(outcome.payloads)
         for payload in outcome.payloads:
           records.write_record(file, payload)
-      file.flush()
-      os.fsync(file.fileno())
       size = file.tell()
     note = {"records": count, "bytes": size, "rejections": rejections}
     self.write_text(f"{_WORK}/{filename}.json", json.dumps(note))
 
   def write_text(self, name: str, text: str) -> None:
     """Writes a small file, whole or not at all."""
-    with self._replacing(name) as partial:
-      partial.write_text(text, encoding="utf-8", newline="\n")
+    with self._replacing(name) as file:
+      file.write(text.encode())
 
   def write_pages(self, pages: Mapping[str, bytes]) -> None:
     """Writes pages of pictures, by the id of the face."""
     for id, picture in pages.items():
-      with self._replacing(f"{PAGES}/{id}.jpg") as partial:
-        partial.write_bytes(picture)
+      name = urllib.parse.quote(id, safe=" #()+,;=@[]") + ".jpg"
+      if len(name) > _LONGEST_NAME:
+        name = hashlib.sha256(id.encode()).hexdigest() + ".jpg"
+      with self._replacing(f"{PAGES}/{name}") as file:
+        file.write(picture)
 
   def finish(self, rejections: Sequence[Rejection]) -> Summary:
     """Writes what describes the whole dataset, and removes the work folder.
@@ -177,10 +192,13 @@ class ExportFolder:
     Raises:
       BadInput: no portrait could be used.
     """
-    notes = {shard: self.note(shard) for shard in self._shards}
-    rejections = [*rejections, *itertools.chain.from_iterable(note.rejections for note in notes.values())]
+    notes = [self.note(shard) for shard in self._shards]
+    for shard, note in zip(self._shards, notes, strict=True):
+      if note is None:
+        raise BadInput(f"{self.path / shard.filename}: is not finished; the same command makes it again")
+      rejections = [*rejections, *note.rejections]
     lengths: dict[str, list[int]] = collections.defaultdict(list)
-    for shard, note in notes.items():
+    for shard, note in zip(self._shards, notes, strict=True):
       lengths[shard.split].append(note.records)
     summary = Summary({split: sum(counts) for split, counts in lengths.items() if any(counts)}, rejections)
     table = io.StringIO()
@@ -190,38 +208,60 @@ class ExportFolder:
       if shard.split not in summary.records:  # a split without a record has no files either
         (self.path / shard.filename).unlink(missing_ok=True)
     if summary.records:
-      counts = {"records": summary.records, "rejected": len(rejections)}
-      self.write_text(SUMMARY, json.dumps({"settings": dataclasses.asdict(self._settings), **counts}, indent=2) + "\n")
       records.write_metadata(
         self.path,
         {split: lengths[split] for split in summary.records},
         normal_bits=self._settings.normal_bits,
         colored=self._settings.color,
       )
-    shutil.rmtree(self._work)
+    about = {"settings": _without_places(self._settings), "records": summary.records, "rejected": len(rejections)}
+    self.write_text(SUMMARY, json.dumps(about, indent=2) + "\n")
+    # At one stroke: half of the notes would be taken for an unfinished export.
+    os.rename(self._work, self.path / _DONE)
+    shutil.rmtree(self.path / _DONE)
     if not summary.records:
       raise BadInput(f"{self.path}: no portrait could be used; {self.path / REJECTED} says why")
     return summary
 
   @contextlib.contextmanager
-  def _replacing(self, name: str) -> Iterator[Path]:
-    """A path in the work folder, moved to `name` at the end: what is left of a killed export is all in one place."""
+  def _replacing(self, name: str) -> Iterator[BinaryIO]:
+    """A file in the work folder that becomes `name` when it is complete and safely on the disk."""
     # A name of its own each time: a cluster may try the same shard twice at once.
     partial = self._work / f"{secrets.token_hex(8)}{_PARTIAL}"
     path = self.path / name
     try:
-      yield partial
+      with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
       path.parent.mkdir(parents=True, exist_ok=True)
       os.replace(partial, path)
     except OSError as error:
       raise BadInput(
         f"{path}: cannot be written ({error.strerror or error}); the same command goes on from the finished shards"
       ) from error
+    finally:
+      partial.unlink(missing_ok=True)
+
+
+def _without_places(settings: Settings) -> dict[str, object]:
+  """The settings, without where on this machine their files lie."""
+  described = dataclasses.asdict(settings)
+  for name in ("source", "light_prior", "light_names", "weights"):
+    if described[name]:
+      described[name] = Path(described[name]).name
+  return described
 
 
 @contextlib.contextmanager
-def open_folder(path: Path, settings: Settings, shards: Sequence[Shard]) -> Iterator[ExportFolder]:
+def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more: object) -> Iterator[ExportFolder]:
   """Claims a folder for an export: a new or empty one, or one where the same export was cut short.
+
+  Args:
+    path: the folder.
+    settings: of the export.
+    shards: what it shall hold.
+    more: whatever else must be the same when an export goes on.
 
   Raises:
     BadInput: it holds something else, an export with other settings, or another process is filling it.
@@ -229,6 +269,7 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard]) -> Iter
   work = path / _WORK
   try:
     path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path / _DONE, ignore_errors=True)
     if not work.exists() and any(path.iterdir()):
       finished = (path / SUMMARY).exists()
       raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
@@ -244,21 +285,30 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard]) -> Iter
     for partial in work.glob(f"*{_PARTIAL}"):
       partial.unlink()
     folder = ExportFolder(path, settings, shards)
-    _check_same_export(folder, work / _SETTINGS, settings, shards)
+    ids = json.dumps([shard.ids for shard in shards])
+    _check_same_export(
+      folder, dataclasses.asdict(settings) | {"photos": hashlib.sha256(ids.encode()).hexdigest()} | more
+    )
     yield folder
 
 
-def _check_same_export(folder: ExportFolder, path: Path, settings: Settings, shards: Sequence[Shard]) -> None:
-  ids = json.dumps([shard.ids for shard in shards])
-  ours = dataclasses.asdict(settings) | {"portraits": hashlib.sha256(ids.encode()).hexdigest()}
-  if not path.exists():
+def _check_same_export(folder: ExportFolder, ours: Mapping[str, object]) -> None:
+  """Writes down what is exported where no shard is finished yet; otherwise it must be what was written down."""
+  path = folder.path / _WORK / _SETTINGS
+  if not any(path.parent.glob("*.tfrecord-*.json")):
     folder.write_text(f"{_WORK}/{_SETTINGS}", json.dumps(ours))
     return
-  theirs = json.loads(path.read_text(encoding="utf-8"))
-  for name in ours:
-    if theirs.get(name) != ours[name]:
-      was, now = ("other photos", "these") if name == "portraits" else (theirs.get(name), ours[name])
-      raise BadInput(f"{folder.path}: holds an unfinished export of {was}, not {now} ({name}); choose another folder")
+  try:
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    theirs = {}
+  for name, value in ours.items():
+    if theirs.get(name) != value:
+      raise BadInput(
+        f"{folder.path}: holds an unfinished export with other {name}"
+        + ("" if isinstance(value, str) and len(value) == 64 else f" ({theirs.get(name)}, now {value})")
+        + "; choose another folder"
+      )
 
 
 def describe(settings: Settings, path: Path) -> str:
@@ -267,28 +317,40 @@ def describe(settings: Settings, path: Path) -> str:
   Raises:
     BadInput: as `export`, for what can be found out without opening a photo.
   """
-  ids = open_source(settings).ids
-  lights = open_lights(settings)
-  shards = plan_shards(ids, settings)
+  source, lights = prepare(settings, path)
+  shards = plan_shards(source.ids, settings)
   counts = {split: sum(len(shard.ids) for shard in shards if shard.split == split) for split in records.SPLITS}
-  size = len(ids) * _portrait_bytes(settings)
+  size = len(source.ids) * _portrait_bytes(settings)
   lines = [
-    f"{len(ids)} {'procedural faces' if settings.source == SYNTHETIC else f'photos of {settings.source}'}: "
+    f"{len(source.ids)} {'procedural faces' if settings.source == SYNTHETIC else f'photos of {settings.source}'}: "
     + ", ".join(f"{count} {split}" for split, count in counts.items()),
     f"square portraits of {settings.size} x {settings.size} pixels, normals by {settings.normals}"
     f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}",
     f"{settings.lights_per_image} {'coloured' if settings.color else 'gray'} target lights each, from {lights.name}",
-    f"{path}: {len(shards)} shards of {settings.image_format.upper()}, about {size / 1e9:.1f} GB",
-    *(f"light {name} would be left out: {reason}" for name, reason in lights.rejected),
+    f"{path}: {len(shards)} shards of {settings.image_format.upper()}, about {size / 1e6:,.0f} MB",
+    *(f"{name} would be left out: {reason}" for name, reason in [*source.rejected, *lights.rejected]),
   ]
   return "\n".join(lines)
+
+
+def prepare(settings: Settings, path: Path) -> tuple[Source, LightSource]:
+  """Opens source and lights, and looks for models, before anything is written.
+
+  Raises:
+    BadInput: one of them is missing or cannot be used, or `path` lies inside the source.
+  """
+  if settings.source != SYNTHETIC and Path(settings.source).resolve() in [path.resolve(), *path.resolve().parents]:
+    raise BadInput(f"{path}: lies inside --source, where its pictures would be taken for photos")
+  source = open_source(settings)
+  check_models(settings)
+  return source, open_lights(settings)
 
 
 def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> Summary:
   """Makes a dataset on this machine, or goes on with one that was cut short.
 
   Args:
-    settings: how; the bytes depend on nothing else.
+    settings: how; the records depend on nothing else.
     path: the dataset's folder.
     workers: processes.
     pages: for how many portraits to draw a page of pictures.
@@ -297,17 +359,21 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
     BadInput: something that concerns the whole run: a folder, a model, the disk. A portrait that cannot be used is
       rejected instead.
   """
-  ids = open_source(settings).ids
-  rejected_lights = [Rejection(*rejection) for rejection in open_lights(settings).rejected]
-  shards = plan_shards(ids, settings)
-  with open_folder(path, settings, shards) as folder:
+  source, lights = prepare(settings, path)
+  shards = plan_shards(source.ids, settings)
+  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     unfinished = folder.unfinished()
     jobs = [id for shard in unfinished for id in shard.ids]
-    shown = frozenset(ids[:pages])
-    done = len(ids) - len(jobs)
+    shown = frozenset(source.ids[:pages])
     with (
-      tqdm(total=len(ids), initial=done, unit=" portraits", disable=None, dynamic_ncols=True) as bar,
-      contextlib.closing(_results(settings, jobs, shown, workers)) as results,
+      tqdm(
+        total=len(source.ids),
+        initial=len(source.ids) - len(jobs),
+        unit=" portraits",
+        disable=None,
+        dynamic_ncols=True,
+      ) as bar,
+      contextlib.closing(_results(settings, lights, jobs, shown, workers)) as results,
     ):
 
       def outcomes(shard: Shard) -> Iterator[Outcome]:
@@ -318,25 +384,24 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
 
       for shard in unfinished:
         folder.write_shard(shard.filename, outcomes(shard))
-    return folder.finish(rejected_lights)
+    return folder.finish([*source.rejected, *(Rejection(*rejection) for rejection in lights.rejected)])
 
 
 def _results(
-  settings: Settings, ids: Sequence[str], shown: frozenset[str], workers: int
+  settings: Settings, lights: LightSource, ids: Sequence[str], shown: frozenset[str], workers: int
 ) -> Iterator[tuple[Outcome, dict[str, bytes]]]:
   """What the workers make of each id, in order."""
-  # One thread a worker: there are as many workers as cores, and sums come out the same on every machine.
-  os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
   pool = ProcessPoolExecutor(
     workers,
     mp_context=multiprocessing.get_context("spawn"),  # JAX and MediaPipe have threads, which don't survive a fork
     initializer=_start_worker,
-    initargs=(settings, shown, os.getpid()),
+    initargs=(settings, lights, shown, os.getpid()),
   )
   waiting, pending = iter(ids), collections.deque()
   try:
-    for id in itertools.islice(waiting, _AHEAD * workers):
-      pending.append(pool.submit(_work, id))
+    with _worker_surroundings(settings):  # the first job starts all workers
+      for id in itertools.islice(waiting, _AHEAD * workers):
+        pending.append(pool.submit(_work, id))
     while pending:
       yield pending.popleft().result()
       for id in itertools.islice(waiting, 1):
@@ -349,51 +414,80 @@ def _results(
     pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _worker_surroundings(settings: Settings) -> Iterator[None]:
+  """What processes inherit that are started inside the block."""
+  # One thread each: there are as many workers as cores. Only the relighting network is worth an accelerator.
+  theirs = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+  if settings.light_estimator != "network":
+    theirs["JAX_PLATFORMS"] = "cpu"
+  ours = {name: os.environ.get(name) for name in theirs}
+  os.environ.update(theirs)
+  # Ctrl-C is for the parent, which then ends its workers.
+  main_thread = threading.current_thread() is threading.main_thread()
+  handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
+  try:
+    yield
+  finally:
+    if main_thread:
+      signal.signal(signal.SIGINT, handler)
+    for name, value in ours.items():
+      os.environ.pop(name)
+      if value is not None:
+        os.environ[name] = value
+
+
 class Worker:
   """What makes records, kept between portraits: by a process of the local export, or a machine of a cluster."""
 
-  def __init__(self, settings: Settings, shown: frozenset[str]):
+  def __init__(self, settings: Settings, lights: LightSource, shown: frozenset[str]):
     """Opens all that the settings ask for; see `Synthesis`.
 
     Args:
       settings: how to make records.
+      lights: the target lights.
       shown: the ids to draw pages of pictures for.
     """
+    cv2.setNumThreads(1)
     self._shown = shown
-    self._synthesis = Synthesis(settings)
+    self._synthesis = Synthesis(settings, lights)
     self.close = self._synthesis.close
 
   def make(self, id: str) -> tuple[Outcome, dict[str, bytes]]:
     """The records of one id, and its pages of pictures."""
+    outcome, pages = Outcome([], []), {}
     try:
-      return self._make(id)
+      for result in self._synthesis.relit(id):
+        if isinstance(result, Rejection):
+          outcome.rejections.append(result)
+          continue
+        outcome.payloads.append(self._synthesis.encode(result.record))
+        if id in self._shown:
+          pages |= _drawn(result)
     except Exception as error:  # one portrait must not end a run of thousands; what failed is on record
       traceback.print_exc()
-      return Outcome([], [Rejection(id, f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")]), {}
-
-  def _make(self, id: str) -> tuple[Outcome, dict[str, bytes]]:
-    outcome, pages = Outcome([], []), {}
-    for result in self._synthesis.relit(id):
-      if isinstance(result, Rejection):
-        outcome.rejections.append(result)
-        continue
-      outcome.payloads.append(self._synthesis.encode(result.record))
-      if id in self._shown:
-        pages[result.record.id] = page(result)
+      outcome.rejections.append(Rejection(id, f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"))
     return outcome, pages
 
 
-_worker: Worker | BadInput | MissingSystemLibrary
+def _drawn(result: Relit) -> dict[str, bytes]:
+  """The page of a portrait by its id; a page that cannot be drawn changes nothing about the record."""
+  try:
+    return {result.record.id: page(result)}
+  except Exception:
+    traceback.print_exc()
+    return {}
 
 
-def _start_worker(settings: Settings, shown: frozenset[str], parent: int) -> None:
+_worker: Worker | BadInput | MissingSystemLibrary  # of this process
+
+
+def _start_worker(settings: Settings, lights: LightSource, shown: frozenset[str], parent: int) -> None:
   global _worker
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-  cv2.setNumThreads(1)
   command_line.enable_compilation_cache()
   try:
-    _worker = Worker(settings, shown)
+    _worker = Worker(settings, lights, shown)
   except (BadInput, MissingSystemLibrary) as error:  # raised here, the pool would only say that it is broken
     _worker = error
     return

@@ -33,14 +33,24 @@ def extend_to_frame(maps: FaceMaps) -> tuple[np.ndarray, np.ndarray]:
     mask: `[H, W]` bool, the pixels that kept the normal of `maps`.
 
   Raises:
-    BadInput: a normal is not finite, or no face is left after erosion.
+    BadInput: as `face_mask` and `fill_to_frame`.
+  """
+  mask = face_mask(maps)
+  return fill_to_frame(maps.normal, mask), mask
+
+
+def face_mask(maps: FaceMaps) -> np.ndarray:
+  """`[H, W]` bool: the pixels whose normals can be relied on, the face without ears, neck and its edge.
+
+  Raises:
+    BadInput: a normal is not finite, or no face is left.
   """
   if not np.isfinite(maps.normal).all():
     raise BadInput("the face's normals are not all finite")
   mask = _reliable(maps)
   if not mask.any():
     raise BadInput("no face is left once ears, neck and the face's edge are dropped")
-  return fill_to_frame(maps.normal, mask), mask
+  return mask
 
 
 def fill_to_frame(normal: np.ndarray, mask: np.ndarray) -> np.ndarray:

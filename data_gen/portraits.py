@@ -3,15 +3,16 @@
 A source is a list of ids and a function from id to framed portraits; what an id gives never depends on the others.
 """
 
-import collections
+import functools
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from data_gen.face_maps import FaceMaps
+from data_gen.face_maps import FaceMaps, Label
 from data_gen.face_mesh import head_pose
 from data_gen.normals import fill_to_frame
 from data_gen.procedural_faces import Scene, draw_face, geometry
@@ -27,8 +28,12 @@ cv2 = import_native("cv2")
 
 # Below this many pixels of the photo, the square around a face has no shading worth learning from.
 SMALLEST_SQUARE = 96
+# A worker shall do with 1 GiB.
+MOST_PIXELS = 64_000_000
 # Degrees to the side; beyond, half of the face is not seen.
 MOST_YAW = 60
+# L of Lab; beyond, the colour of skin leaves sRGB.
+_BRIGHTEST_SKIN = 82
 # A portrait whose channels differ by less than this (of 255, on average) has no colour.
 _LEAST_CHROMA = 0.5
 
@@ -76,9 +81,15 @@ class Rejection(NamedTuple):
 
 
 class Source(Protocol):
-  """See the module's text."""
+  """See the module's text.
 
-  ids: tuple[str, ...]
+  Attributes:
+    ids: in order.
+    rejected: what is known to be no portrait before anything is opened.
+  """
+
+  ids: Sequence[str]
+  rejected: Sequence[Rejection]
 
   def open(self) -> None:
     """Makes ready what `load` needs; raises BadInput if that is not at hand."""
@@ -93,28 +104,70 @@ class Source(Protocol):
 class PhotoFolder:
   """The photos below a folder, each face cut out upright in CelebA-HQ's framing, or the photos as they are.
 
-  Attributes:
-    ids: each photo's path below the folder, without its suffix where that leaves no two alike; sorted.
+  An id is the photo's path below the folder, suffix and all: it stays the same whatever else lies there. Faces of one
+  photo add `#1`, `#2` and so on, from left to right.
   """
 
   def __init__(
     self, folder: Path, size: int, *, aligned: bool = False, all_faces: bool = False, keep_gray: bool = False
   ):
-    """Lists the photos; none is opened yet.
+    """Nothing is opened yet.
 
     Args:
-      folder: searched with its sub-folders; hidden files and folders are left out.
+      folder: searched with its sub-folders; hidden files and folders are left out, links to folders are not followed.
       size: side of the square portraits.
       aligned: take the photos as they are, resized: they must be square, as CelebA-HQ's are.
       all_faces: every face of a photo, not only the largest.
       keep_gray: take photos without colours too; the networks see only luminance.
 
     Raises:
-      BadInput: there is no such folder, it cannot be read, or it holds no photo.
+      BadInput: there is no such folder, or it cannot be read.
     """
-    self._size, self._aligned, self._all_faces, self._keep_gray = size, aligned, all_faces, keep_gray
-    self._paths = _photos_by_id(Path(folder))
-    self.ids = tuple(self._paths)
+    try:
+      os.listdir(folder)
+    except OSError as error:
+      raise BadInput(f"{folder}: not a readable folder ({error.strerror})") from error
+    self._folder, self._size = Path(folder), size
+    self._aligned, self._all_faces, self._keep_gray = aligned, all_faces, keep_gray
+
+  @property
+  def ids(self) -> Sequence[str]:
+    """The photos, sorted; raises BadInput if there is none."""
+    return self._listing[0]
+
+  @property
+  def rejected(self) -> Sequence[Rejection]:
+    """What looks like a photo or a folder of photos but cannot be one."""
+    return self._listing[1]
+
+  @functools.cached_property
+  def _listing(self) -> tuple[list[str], list[Rejection]]:
+    ids, rejected = [], []
+
+    def reject(path: str, reason: str) -> None:
+      name = os.path.relpath(path, self._folder)
+      rejected.append(Rejection(name.encode(errors="backslashreplace").decode(), reason))
+
+    walk = os.walk(self._folder, onerror=lambda error: reject(error.filename, f"unreadable folder: {error.strerror}"))
+    for parent, folders, files in walk:
+      folders[:] = [name for name in folders if not name.startswith(".")]
+      for name in folders:
+        if os.path.islink(os.path.join(parent, name)):
+          reject(os.path.join(parent, name), "link to a folder: not followed")
+      for name in files:
+        path = os.path.join(parent, name)
+        if name.startswith(".") or os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:
+          continue
+        id = Path(path).relative_to(self._folder).as_posix()
+        if not os.path.isfile(path):
+          reject(path, "not a file, or a link to nowhere")
+        elif id.encode(errors="replace").decode() != id:
+          reject(path, "file name: not UTF-8")
+        else:
+          ids.append(id)
+    if not ids:
+      raise BadInput(f"{self._folder}: holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return sorted(ids), sorted(rejected)
 
   def open(self) -> None:
     """Opens the face finder."""
@@ -133,7 +186,11 @@ class PhotoFolder:
     Raises:
       BadInput: not a readable picture, gray, without a face, or (aligned) not square.
     """
-    pixels = to_8_bits(read_photo(self._paths[id]).pixels)
+    path = self._folder / id
+    try:
+      pixels = to_8_bits(read_photo(path, max_pixels=MOST_PIXELS).pixels)
+    except BadInput as error:
+      raise BadInput(f"not a usable picture: {str(error).removeprefix(f'{path}: ')}") from error
     if not self._keep_gray and _is_gray(pixels):
       raise BadInput("gray photo: has no colours (--keep_gray takes it)")
     if self._aligned and pixels.shape[0] != pixels.shape[1]:
@@ -170,7 +227,10 @@ class ProceduralFaces:
 
   Attributes:
     ids: `face-00000000` and so on.
+    rejected: none.
   """
+
+  rejected = ()
 
   def __init__(self, count: int, size: int, seed: int, *, find: bool):
     """Nothing is drawn yet.
@@ -205,9 +265,9 @@ class ProceduralFaces:
     scene = geometry(draw_face(generator(self._seed, "face", id)), self._size)
     (light,) = BuiltInLights(color=False).draw(generator(self._seed, "light", id), 1)
     normal = fill_to_frame(scene.normal, scene.foreground & (scene.normal[..., 1] < 0))
-    pixels = _render(scene, sh.shading(normal, light.sh))
+    pixels, exposure = _render(scene, sh.shading(normal, light.sh))
     maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks)
-    truth = Truth(maps, normal, light.sh)
+    truth = Truth(maps, normal, light.sh * exposure)
     found = self._finder.find(pixels) if self._finder else [None]
     if not found:
       raise BadInput("no face found")
@@ -220,11 +280,19 @@ def generator(seed: int, purpose: str, id: str) -> np.random.Generator:
   return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def _render(scene: Scene, shading: np.ndarray) -> np.ndarray:
-  """The scene, backdrop and all, with L of Lab times a shading `[S, S]`; `[S, S, 3]` uint8."""
+def _render(scene: Scene, shading: np.ndarray) -> tuple[np.ndarray, np.float32]:
+  """The scene, backdrop and all, with L of Lab times a shading `[S, S]`.
+
+  Returns:
+    `[S, S, 3]` uint8, and the factor by which the light was dimmed so that the face is not overexposed: what leaves
+    sRGB's range cannot be relit.
+  """
   lab = color.linear_to_lab(np.where(scene.foreground[..., None], scene.albedo, scene.backdrop))
-  lab[..., 0] = np.clip(lab[..., 0] * shading, 0, 100)
-  return np.rint(255 * color.lab_to_srgb(lab)).astype(np.uint8)
+  lit = lab[..., 0] * shading
+  brightest = np.percentile(lit[scene.label != Label.BACKGROUND], 99)
+  exposure = np.float32(min(1, _BRIGHTEST_SKIN / max(brightest, 1)))
+  lab[..., 0] = np.clip(lit * exposure, 0, 100)
+  return np.rint(255 * color.lab_to_srgb(lab)).astype(np.uint8), exposure
 
 
 def check_usable(pixels: np.ndarray, face: Face) -> None:
@@ -248,25 +316,6 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
   """A square picture at another size: averaged where it shrinks, bicubic where it grows."""
   smaller = size < len(pixels)
   return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
-def _photos_by_id(folder: Path) -> dict[str, Path]:
-  if not folder.is_dir():
-    raise BadInput(f"{folder}: not a readable folder")
-  paths = [
-    path
-    for path in folder.rglob("*")
-    if path.suffix.lower() in PHOTO_SUFFIXES
-    and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    and path.is_file()
-  ]
-  if not paths:
-    raise BadInput(f"{folder}: holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
-  names = [path.relative_to(folder) for path in paths]
-  stems = [name.with_suffix("").as_posix() for name in names]
-  count = collections.Counter(stems)
-  ids = [stem if count[stem] == 1 else name.as_posix() for name, stem in zip(names, stems, strict=True)]
-  return dict(sorted(zip(ids, paths, strict=True)))
 
 
 def _is_gray(pixels: np.ndarray) -> bool:

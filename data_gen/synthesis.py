@@ -18,6 +18,7 @@ from data_gen.light_estimation import Estimator, make_estimator
 from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
 from data_gen.target_lights import LightSource, TargetLight, open_light_source
 from dpr_jax import color, ratio, sh
+from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import Record, encode_record
@@ -105,6 +106,10 @@ class Settings:
     ):
       if not least <= value <= most:
         raise BadInput(f"--{flag} {value}: must lie in {least} to {most}")
+    if not self.source:
+      raise BadInput("--source is empty: give a folder of photos, or synthetic")
+    if self.aligned and self.all_faces:
+      raise BadInput("--all_faces: not with --aligned, whose photos show one face each")
     if self.source != SYNTHETIC:
       if self.normals == "synthetic":
         raise BadInput("--normals synthetic: photos have none; use face_mesh or tddfa")
@@ -148,8 +153,12 @@ class Synthesis:
     seconds: time spent so far, by stage.
   """
 
-  def __init__(self, settings: Settings):
+  def __init__(self, settings: Settings, lights: LightSource | None = None):
     """Opens the source, the lights and whatever models the settings ask for.
+
+    Args:
+      settings: how to make records.
+      lights: what `open_lights` gave, where it has been opened already.
 
     Raises:
       BadInput: a folder, light or model file that is missing or cannot be used.
@@ -157,7 +166,7 @@ class Synthesis:
     self.settings = settings
     self.seconds: dict[str, float] = {}
     self.source: Source = open_source(settings)
-    self._lights: LightSource = open_lights(settings)
+    self._lights: LightSource = lights or open_lights(settings)
     self._face_maps = _face_maps_function(settings)
     self._align = _aligner(settings)
     self._estimate_light = _estimator(settings)
@@ -215,9 +224,10 @@ class Synthesis:
       with self._stage("arap"):
         maps = self._align(maps)
     with self._stage("to the frame"):
-      normal, mask = normals.extend_to_frame(maps)
       if self.settings.normals == "synthetic":
-        normal = portrait.truth.normal
+        normal, mask = portrait.truth.normal, normals.face_mask(maps)
+      else:
+        normal, mask = normals.extend_to_frame(maps)
     with self._stage("denoise"):
       lab = cv2.cvtColor(denoise(portrait.pixels, self.settings.denoise), cv2.COLOR_RGB2LAB)
     luminance = lab[..., 0].astype(np.float32) / 255
@@ -259,7 +269,9 @@ def denoise(pixels: np.ndarray, method: str) -> np.ndarray:
   """
   if method == "none":
     return pixels
-  return cv2.fastNlMeansDenoisingColored(pixels, None, 5, 3, 3, 21 if method == "nlm" else 7)
+  # OpenCV weighs the channels, as blue, green, red.
+  window = 21 if method == "nlm" else 7
+  return cv2.fastNlMeansDenoisingColored(pixels[..., ::-1].copy(), None, 5, 3, 3, window)[..., ::-1].copy()
 
 
 def skin_mask(maps: FaceMaps, mask: np.ndarray) -> np.ndarray:
@@ -302,7 +314,8 @@ def _tinted(lab: np.ndarray, normal: np.ndarray, target: TargetLight) -> np.ndar
   tint = np.clip(tint, 1 / _LARGEST_TINT, _LARGEST_TINT)
   linear = color.linearise(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.float32) / 255) * tint
   linear /= np.maximum(linear.max(axis=-1, keepdims=True), 1)  # as far as the colour goes; L is put back
-  return cv2.cvtColor((color.lab_to_srgb(color.linear_to_lab(linear)) * 255).astype(np.uint8), cv2.COLOR_RGB2LAB)
+  tinted = np.rint(255 * color.lab_to_srgb(color.linear_to_lab(linear))).astype(np.uint8)
+  return cv2.cvtColor(tinted, cv2.COLOR_RGB2LAB)
 
 
 def open_source(settings: Settings) -> Source:
@@ -331,6 +344,25 @@ def open_lights(settings: Settings) -> LightSource:
   return open_light_source(
     settings.light_prior, names=settings.light_names, convention=settings.light_convention, color=settings.color
   )
+
+
+def check_models(settings: Settings) -> None:
+  """Looks whether the model files that the settings ask for are at hand, fetching those that can be.
+
+  Raises:
+    BadInput: one is missing, or is not what it should be.
+  """
+  if settings.source != SYNTHETIC or settings.normals != "synthetic":
+    asset_path("face-landmarker")
+  if settings.normals == "tddfa":
+    for name in ("tddfa-weights", "tddfa-stats", "tddfa-triangles", "bfm"):
+      asset_path(name)
+  if settings.light_estimator == "sfsnet":
+    asset_path("sfsnet")
+  if settings.light_estimator == "network":
+    from dpr_jax.checkpoints import load_params  # imports Flax
+
+    load_params(settings.weights)
 
 
 def _face_maps_function(settings: Settings) -> Callable[[FramedPortrait], FaceMaps]:

@@ -6,6 +6,7 @@ coefficient between 0.7 and 0.9.
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")
 
+# Of a light that is nowhere negative no number is over sqrt(5) times the first one; colours and rounding get some room.
+_LARGEST_COEFFICIENT = 20
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
 _TEXT_SUFFIXES = (".txt", ".csv")
 
@@ -48,10 +51,12 @@ class LightSource(Protocol):
 
   Attributes:
     name: for people.
+    fingerprint: the same for sources that draw the same lights.
     rejected: the files that hold no usable light, each with the reason.
   """
 
   name: str
+  fingerprint: str
   rejected: Sequence[tuple[str, str]]
 
   def draw(self, rng: np.random.Generator, count: int) -> list[TargetLight]:
@@ -88,6 +93,7 @@ class BuiltInLights:
   """Lights of `dpr_jax.light_prior`, whose scenes are turned already."""
 
   name = "the built-in prior"
+  fingerprint = "built in"
   rejected = ()
 
   def __init__(self, color: bool):
@@ -122,16 +128,15 @@ class FolderLights:
     if convention not in sh.CONVENTIONS:
       raise BadInput(f"unknown SH convention {convention!r}; known: {', '.join(sh.CONVENTIONS)}")
     files = _list_files(Path(folder), names)
-    lights = [_read(file) for file in files]
+    lights = [_read(file, convention) for file in files]
     self.rejected = [(file.name, light) for file, light in zip(files, lights, strict=True) if isinstance(light, str)]
     read = [(file, light) for file, light in zip(files, lights, strict=True) if not isinstance(light, str)]
     if not read:
       raise BadInput(f"{folder}: none of {len(files)} files is a light; {self.rejected[0][0]}: {self.rejected[0][1]}")
     self._names = [file.stem for file, _ in read]
     self._lights = np.stack([light for _, light in read])
-    text = [_is_text(file) for file, _ in read]
-    self._lights[text] = sh.convert(self._lights[text], convention)
     self._color = color
+    self.fingerprint = hashlib.sha256(self._lights.tobytes() + "\0".join(self._names).encode()).hexdigest()
     self.name = f"{folder} ({len(read)} lights)"
 
   def draw(self, rng: np.random.Generator, count: int) -> list[TargetLight]:
@@ -183,13 +188,20 @@ def _is_text(file: Path) -> bool:
   return file.suffix.lower() in _TEXT_SUFFIXES
 
 
-def _read(file: Path) -> np.ndarray | str:
-  """A light `[3, 9]` float32 in its file's convention, of positive first coefficient; or why the file holds none."""
+def _read(file: Path, convention: str) -> np.ndarray | str:
+  """A light `[3, 9]` float32 of positive first coefficient; or why the file holds none."""
   try:
-    light = read_coefficients(file) if _is_text(file) else _read_environment(file)
+    if _is_text(file):
+      with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        light = sh.convert(read_coefficients(file), convention)
+    else:
+      light = _read_environment(file)
     light = np.tile(light, (3, 1)) if light.ndim == 1 else light
-    if not GRAY_WEIGHTS @ light[:, 0] > 0:
+    gray = GRAY_WEIGHTS.astype(np.float64) @ light[:, 0]
+    if not gray > 0:
       raise BadInput(f"{file}: dark, its first SH number is not positive")
+    if not np.abs(light).max() <= _LARGEST_COEFFICIENT * gray:
+      raise BadInput(f"{file}: no light: a number is over {_LARGEST_COEFFICIENT} times the first one of its gray")
   except BadInput as error:
     return str(error).removeprefix(f"{file}: ")
   return light

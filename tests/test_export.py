@@ -21,8 +21,9 @@ from PIL import Image
 
 from data_gen import export as export_lib
 from data_gen.export import export, open_folder, plan_shards
-from data_gen.synthesis import Settings
+from data_gen.synthesis import Settings, open_lights
 from dpr_jax import records
+from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,7 @@ def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
   finished = 0
   for kill in range(20):
     if not (out / ".export").exists():  # finished in spite of all: once more from the start
+      shutil.rmtree(out / ".export-done", ignore_errors=True)  # the next command would
       assert not out.exists() or contents(out) == contents(undisturbed)
       finished += out.exists()
       shutil.rmtree(out, ignore_errors=True)
@@ -113,6 +115,7 @@ def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
     process.wait()
   if (out / ".export").exists() or not out.exists():
     subprocess.run(arguments, check=True, capture_output=True)
+  shutil.rmtree(out / ".export-done", ignore_errors=True)
   print(f"finished {finished} times between the kills, one run takes {duration:.1f} s")
   assert contents(out) == contents(undisturbed)
 
@@ -120,7 +123,7 @@ def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
 def test_half_a_shard_is_made_again(undisturbed, tmp_path):
   out = tmp_path / "dataset"
   shards = plan_shards([f"face-{number:08d}" for number in range(12)], SMALL)
-  with open_folder(out, SMALL, shards) as folder:
+  with open_folder(out, SMALL, shards, lights="built in", pages=0) as folder:
     # Whole, but its note was never written; and one that was cut short after its note.
     shutil.copy(undisturbed / shards[0].filename, out)
     payloads = list(records.read_tfrecords(undisturbed / shards[1].filename))
@@ -139,16 +142,55 @@ def test_half_a_shard_is_made_again(undisturbed, tmp_path):
 def test_an_unfinished_export_is_not_mixed_with_another(tmp_path, change, named):
   out = tmp_path / "dataset"
   ids = ["a", "b"]
-  with open_folder(out, SMALL, plan_shards(ids, SMALL)):
-    pass
+  shards = plan_shards(ids, SMALL)
   other = dataclasses.replace(SMALL, **change)
-  with (
-    pytest.raises(BadInput, match=rf"unfinished export .*\({named}\)"),
-    open_folder(out, other, plan_shards(ids, other)),
+  with open_folder(out, other, plan_shards(ids, other)):
+    pass  # nothing was finished, so that other settings may follow
+  with open_folder(out, SMALL, shards, lights="these") as folder:
+    folder.write_shard(shards[0].filename, [])
+  for settings, names, lights, difference in (
+    (other, ids, "these", named),
+    (SMALL, ["a", "c"], "these", "photos"),
+    (SMALL, ids, "those", "lights"),
   ):
-    pass
-  with pytest.raises(BadInput, match="other photos"), open_folder(out, SMALL, plan_shards(["a", "c"], SMALL)):
-    pass
+    with (
+      pytest.raises(BadInput, match=f"holds an unfinished export with other {difference}"),
+      open_folder(out, settings, plan_shards(names, settings), lights=lights),
+    ):
+      pass
+  with open_folder(out, SMALL, shards, lights="these") as folder:
+    assert folder.note(shards[0]) == (0, [])
+
+
+def test_damaged_notes_are_no_notes(tmp_path):
+  shards = plan_shards(["a"], SMALL)
+  with open_folder(tmp_path, SMALL, shards) as folder:
+    folder.write_shard(shards[0].filename, [])
+    assert folder.unfinished() == []
+    note = tmp_path / ".export" / f"{shards[0].filename}.json"
+    note.write_text("")
+    assert folder.unfinished() == shards
+    with pytest.raises(BadInput, match="is not finished"):
+      folder.finish([])
+
+
+def test_a_kill_at_the_very_end(undisturbed, tmp_path):
+  """The work folder is renamed before it is removed."""
+  out = tmp_path / "dataset"
+  shutil.copytree(undisturbed, out)
+  (out / ".export-done").mkdir()
+  (out / ".export-done" / "settings.json").touch()
+  with pytest.raises(BadInput, match="holds a finished dataset"):
+    export(SMALL, out, workers=1)
+  assert contents(out) == contents(undisturbed)
+
+
+def test_an_export_into_its_own_source_is_refused(photos):
+  settings = Settings(source=str(photos), size=128, normals="face_mesh", light_estimator="fit")
+  for out in (photos, photos / "out", photos / "sub" / ".." / "out"):
+    with pytest.raises(BadInput, match="lies inside --source"):
+      export(settings, out, workers=1)
+  assert not (photos / "out").exists()
 
 
 def test_folders_that_hold_something_are_left_alone(undisturbed, tmp_path):
@@ -230,21 +272,93 @@ def test_what_cannot_be_used_is_listed_and_the_run_goes_on(photos, tmp_path):
   summary = export(settings, tmp_path / "dataset", workers=1, pages=10)
   with open(tmp_path / "dataset" / "rejected.csv", newline="") as file:
     rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
-  assert sorted(rows) == ["broken", "gray", "nobody", "short.txt", "text"]
-  assert rows["nobody"] == "no face found"
-  assert rows["gray"].startswith("gray photo")
+  assert sorted(rows) == ["broken.png", "gray.png", "nobody.png", "short.txt", "text.jpg"]
+  assert rows["nobody.png"] == "no face found"
+  assert rows["gray.png"].startswith("gray photo")
   assert "8 numbers" in rows["short.txt"]
   assert sum(summary.records.values()) == 1
-  assert "1 portraits" in str(summary)
+  assert "1 portrait: " in str(summary)
   assert "5 rejected" in str(summary)
   (split,) = summary.records
   (shard,) = records.list_shards(tmp_path / "dataset", split)
   (payload,) = records.read_tfrecords(shard)
   record = records.decode_record(payload)
-  assert record.id == "good"
+  assert record.id == "good.png"
   assert record.light_names == ("good",) * 5
   assert record.target_color_lights.shape == (5, 3, 9)
-  assert os.listdir(tmp_path / "dataset" / "pages") == ["good.jpg"]
+  assert os.listdir(tmp_path / "dataset" / "pages") == ["good.png.jpg"]
+
+
+def test_photos_give_the_same_bytes_however_many_work_on_them(shared, tmp_path):
+  """Faces found, meshes fitted, lights fitted, pages drawn: on machines of one kind to the last bit."""
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  for photo in sorted(shared("portraits/congress").iterdir())[:12]:
+    (folder / photo.name).symlink_to(photo)
+  (folder / "text.jpg").write_text("not a picture")
+  settings = Settings(
+    source=str(folder), size=128, normals="face_mesh", light_estimator="fit", lights_per_image=1, shard_megabytes=0.2
+  )
+  made = []
+  for workers in (1, 3):
+    export(settings, tmp_path / f"{workers}", workers=workers, pages=2)
+    made.append(contents(tmp_path / f"{workers}"))
+  assert made[0] == made[1]
+  assert len([name for name in made[0] if name.startswith("pages/")]) == 2
+  assert 'text.jpg,"not a usable picture: ' in made[0]["rejected.csv"].decode()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_quietly_and_it_can_be_resumed(undisturbed, tmp_path, sent):
+  out = tmp_path / "dataset"
+  process = subprocess.Popen(command(out, *FLAGS, "--workers=2"), stderr=subprocess.PIPE, text=True)
+  while not list(out.glob("dpr-*")) and process.poll() is None:
+    time.sleep(0.05)
+  process.send_signal(sent)
+  _, error = process.communicate()
+  assert process.returncode == 128 + sent
+  assert "Traceback" not in error
+  export(SMALL, out, workers=1)
+  assert contents(out) == contents(undisturbed)
+
+
+def test_missing_models_stop_it_before_anything_is_written(photos, tmp_path, monkeypatch):
+  monkeypatch.setenv("DPR_ASSETS", "")
+  monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
+  for normals, estimator, missing in (
+    ("tddfa", "fit", "mb1_120x120.pth"),
+    ("face_mesh", "sfsnet", "SfSNet.pth"),
+    ("face_mesh", "network", "no-weights.t7"),
+  ):
+    settings = Settings(
+      source=str(photos), normals=normals, light_estimator=estimator, weights=str(tmp_path / "no-weights.t7")
+    )
+    monkeypatch.setattr("data_gen.synthesis.asset_path", lambda name: has_landmarker(name))
+    with pytest.raises(BadInput, match=missing):
+      export(settings, tmp_path / "dataset", workers=1)
+    assert not (tmp_path / "dataset").exists()
+
+
+def has_landmarker(name):
+  return name if name == "face-landmarker" else asset_path(name)
+
+
+def test_an_unknown_runner_is_named(tmp_path):
+  pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
+  result = subprocess.run(command(tmp_path / "dataset", *FLAGS, "--runner=Nonsense"), capture_output=True, text=True)
+  assert result.returncode == 2
+  assert result.stderr.splitlines()[-1].startswith("export_dataset.py: --runner Nonsense: not a runner of Apache Beam")
+  assert "Traceback" not in result.stderr
+  assert not (tmp_path / "dataset").exists()
+
+
+def test_page_names_of_any_id(tmp_path):
+  with open_folder(tmp_path, SMALL, plan_shards(["a"], SMALL)) as folder:
+    folder.write_pages({"sub/a.jpg#1": b"1", "sub": b"2", "x" * 300: b"3", "ä b": b"4"})
+  names = os.listdir(tmp_path / "pages")
+  assert {"sub%2Fa.jpg#1.jpg", "sub.jpg"} < set(names)
+  assert len(names) == 4
+  assert max(map(len, names)) <= 200
 
 
 def test_if_nothing_can_be_used_it_says_so(photos, tmp_path):
@@ -252,12 +366,12 @@ def test_if_nothing_can_be_used_it_says_so(photos, tmp_path):
   settings = Settings(source=str(photos), size=128, normals="face_mesh", light_estimator="fit")
   with pytest.raises(BadInput, match="no portrait could be used"):
     export(settings, tmp_path / "dataset", workers=1)
-  assert os.listdir(tmp_path / "dataset") == ["rejected.csv"]
+  assert sorted(os.listdir(tmp_path / "dataset")) == ["export.json", "rejected.csv"]
   assert len((tmp_path / "dataset" / "rejected.csv").read_text().splitlines()) == 5
 
 
 def test_an_unexpected_error_costs_one_portrait(monkeypatch, capfd):
-  worker = export_lib.Worker(SMALL, frozenset())
+  worker = export_lib.Worker(SMALL, open_lights(SMALL), frozenset())
   monkeypatch.setattr(worker._synthesis, "_relight", lambda portrait: 1 / 0)
   outcome, pages = worker.make("face-00000000")
   worker.close()

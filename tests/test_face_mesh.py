@@ -1,6 +1,5 @@
 """MediaPipe's mesh as normals; the geometry is checked on the canonical face, turned about by hand."""
 
-
 import cv2
 import igl
 import numpy as np

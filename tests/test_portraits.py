@@ -1,5 +1,6 @@
 """Photos of a folder, framed or rejected by name; procedural faces that never change."""
 
+import os
 import shutil
 
 import cv2
@@ -45,11 +46,34 @@ def refusal(folder, id, **options) -> str:
   return str(caught.value)
 
 
-def test_ids_are_paths_without_suffix_unless_two_would_be_alike(tmp_path):
-  for name in ("b.jpg", "a.PNG", "a.jpg", "sub/a.jpg", "notes.txt", ".hidden.jpg", ".git/c.jpg"):
+def test_ids_are_paths_below_the_folder(tmp_path):
+  for name in ("b.jpg", "a.PNG", "a.jpg", "a.jpg.jpg", "sub/a.jpg", "notes.txt", ".hidden.jpg", ".git/c.jpg"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-  assert PhotoFolder(tmp_path, 256).ids == ("a.PNG", "a.jpg", "b", "sub/a")
+  source = PhotoFolder(tmp_path, 256)
+  assert source.ids == ["a.PNG", "a.jpg", "a.jpg.jpg", "b.jpg", "sub/a.jpg"]
+  assert source.rejected == []
+
+
+def test_what_looks_like_photos_but_is_none_is_named(tmp_path):
+  (tmp_path / "good.jpg").touch()
+  (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "missing.jpg")
+  (tmp_path / "round.jpg").symlink_to(tmp_path / "round.jpg")
+  (tmp_path / "linked").symlink_to(tmp_path.parent)
+  (tmp_path / "queue.png").touch()
+  (tmp_path / "queue.png").unlink()
+  os.mkfifo(tmp_path / "queue.png")
+  with open(os.fsencode(tmp_path) + b"/lat\xe9in.jpg", "wb"):
+    pass
+  source = PhotoFolder(tmp_path, 256)
+  assert source.ids == ["good.jpg"]
+  assert source.rejected == [
+    ("lat\\udce9in.jpg", "file name: not UTF-8"),
+    ("linked", "link to a folder: not followed"),
+    ("nowhere.jpg", "not a file, or a link to nowhere"),
+    ("queue.png", "not a file, or a link to nowhere"),
+    ("round.jpg", "not a file, or a link to nowhere"),
+  ]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.touch()])
@@ -57,12 +81,12 @@ def test_a_folder_without_photos_is_refused(tmp_path, make):
   path = tmp_path / "portraits"
   make(path)
   with pytest.raises(BadInput, match=str(path)):
-    PhotoFolder(path, 256)
+    _ = PhotoFolder(path, 256).ids
 
 
 def test_a_framed_face_is_where_a_new_look_finds_it(folder, finder):
-  (framed,) = load(folder, "good", size=512)
-  assert framed.id == "good"
+  (framed,) = load(folder, "good.png", size=512)
+  assert framed.id == "good.png"
   assert framed.pixels.shape == (512, 512, 3)
   (seen,) = finder.find(framed.pixels)
   assert np.abs(framed.face.landmarks - seen.landmarks).mean() < 2.5
@@ -78,7 +102,7 @@ def test_half_a_pixel_is_not_lost_when_a_small_photo_grows(tmp_path, portrait, f
   Image.fromarray(small).save(tmp_path / "small.png")
   framing = frame_face(scale_face(face, 160 / 1024), 1024)
   linear, shift = framing.matrix[:, :2], framing.matrix[:, 2]
-  framed = load(tmp_path, "small", size=1024)[0]
+  framed = load(tmp_path, "small.png", size=1024)[0]
   # A white dot in the photo lands where its landmark is said to lie.
   x, y = 80, 70
   dotted = np.zeros_like(small)
@@ -93,13 +117,13 @@ def test_half_a_pixel_is_not_lost_when_a_small_photo_grows(tmp_path, portrait, f
 
 
 def test_aligned_photos_are_only_resized(folder, portrait):
-  (framed,) = load(folder, "good", size=256, aligned=True)
+  (framed,) = load(folder, "good.png", size=256, aligned=True)
   expected = cv2.resize(np.asarray(Image.open(folder / "good.png")), (256, 256), interpolation=cv2.INTER_AREA)
   np.testing.assert_array_equal(framed.pixels, expected)
   assert framed.face.box.min() > 0
   assert framed.face.box.max() < 256
   Image.fromarray(portrait[:, 100:900]).save(folder / "tall.png")
-  assert refusal(folder, "tall", aligned=True) == "800 x 1024 pixels: --aligned takes square portraits"
+  assert refusal(folder, "tall.png", aligned=True) == "800 x 1024 pixels: --aligned takes square portraits"
 
 
 def test_several_faces_the_largest_or_all(shared, tmp_path, portrait):
@@ -107,9 +131,9 @@ def test_several_faces_the_largest_or_all(shared, tmp_path, portrait):
   crowd[50:562, 40:552] = cv2.resize(portrait, (512, 512), interpolation=cv2.INTER_AREA)
   crowd[100:500, 580:980] = cv2.resize(portrait, (400, 400), interpolation=cv2.INTER_AREA)
   Image.fromarray(crowd).save(tmp_path / "two.png")
-  (largest,) = load(tmp_path, "two")
-  first, second = load(tmp_path, "two", all_faces=True)
-  assert (largest.id, first.id, second.id) == ("two", "two#1", "two#2")
+  (largest,) = load(tmp_path, "two.png")
+  first, second = load(tmp_path, "two.png", all_faces=True)
+  assert (largest.id, first.id, second.id) == ("two.png", "two.png#1", "two.png#2")
   np.testing.assert_array_equal(largest.pixels, first.pixels)
   assert np.abs(first.pixels.astype(int) - second.pixels).mean() < 25  # the same person, seen smaller
 
@@ -122,11 +146,16 @@ def test_photos_that_cannot_be_used_say_why(folder, portrait):
   Image.fromarray(portrait).convert("L").convert("RGB").save(folder / "gray.png")
   noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
   Image.fromarray(noise).save(folder / "noise.png")
-  for id in ("text", "cut", "empty"):
-    assert f"{id}." in refusal(folder, id)
-  assert refusal(folder, "gray").startswith("gray photo")
-  assert refusal(folder, "noise") == "no face found"
-  assert len(load(folder, "gray", keep_gray=True)) == 1
+  large = np.zeros((8001, 8000, 3), np.uint8)
+  assert cv2.imwrite(str(folder / "large.png"), large)
+  for id in ("text.jpg", "cut.png", "empty.png", "large.png"):
+    reason = refusal(folder, id)
+    assert reason.startswith("not a usable picture: ")
+    assert str(folder) not in reason
+  assert "64,008,000" in refusal(folder, "large.png") or "64" in refusal(folder, "large.png")
+  assert refusal(folder, "gray.png").startswith("gray photo")
+  assert refusal(folder, "noise.png") == "no face found"
+  assert len(load(folder, "gray.png", keep_gray=True)) == 1
 
 
 def rejection(folder, id) -> str:
@@ -140,9 +169,9 @@ def test_a_face_that_cannot_be_used_says_why(folder, portrait, finder):
   (face,) = finder.find(portrait)
   left, _, right, _ = face.box.astype(int)
   Image.fromarray(portrait[:, : (3 * right + left) // 4]).save(folder / "cut.png")
-  assert rejection(folder, "cut") == "face cut by the photo's border"
+  assert rejection(folder, "cut.png") == "face cut by the photo's border"
   Image.fromarray(cv2.resize(portrait, (90, 90), interpolation=cv2.INTER_AREA)).save(folder / "tiny.png")
-  assert rejection(folder, "tiny").startswith("tiny face: ")
+  assert rejection(folder, "tiny.png").startswith("tiny face: ")
 
 
 def test_the_smallest_square_is_the_limit(portrait, finder):
@@ -199,6 +228,13 @@ def test_a_procedural_face_is_albedo_times_shading():
   assert np.std(np.log(albedo)) < 0.8 * np.std(np.log(luminance[skin]))
 
 
+def test_procedural_faces_are_not_overexposed():
+  for id in ("face-00000000", "face-00000002", "face-00000004"):
+    portrait = procedural(id)
+    skin = portrait.truth.maps.label == 1
+    assert (portrait.pixels[skin] == 255).any(axis=-1).mean() < 0.03
+
+
 def test_a_procedural_face_can_be_found(finder):
   portrait = procedural(size=256, find=True)
   assert portrait.face.landmarks.shape == (478, 2)
@@ -209,5 +245,5 @@ def test_a_procedural_face_can_be_found(finder):
 def test_a_folder_is_searched_with_its_folders(folder):
   (folder / "sub").mkdir()
   shutil.copy(folder / "good.png", folder / "sub/other.png")
-  assert PhotoFolder(folder, 128).ids == ("good", "sub/other")
-  assert load(folder, "sub/other", size=128)[0].id == "sub/other"
+  assert PhotoFolder(folder, 128).ids == ["good.png", "sub/other.png"]
+  assert load(folder, "sub/other.png", size=128)[0].id == "sub/other.png"

@@ -96,6 +96,8 @@ def test_a_portrait_depends_on_nothing_but_itself():
     ({"source": "photos"}, "--normals synthetic: photos have none"),
     ({**PHOTO, "light_estimator": "truth"}, "--light_estimator truth: nobody knows"),
     ({"arap": True}, "--arap: exact normals"),
+    ({"source": ""}, "--source is empty"),
+    ({**PHOTO, "aligned": True, "all_faces": True}, "--all_faces: not with --aligned"),
   ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -113,6 +115,13 @@ def test_denoising():
   assert error["fast"] < 0.7 * error["none"]
   assert error["nlm"] < 0.7 * error["none"]
   assert np.abs(denoise(noisy, "fast").astype(float) - denoise(noisy, "nlm")).mean() < 0.5 * error["none"]
+
+
+def test_the_published_denoising(shared):
+  """OpenCV's function expects blue, green, red."""
+  image = cv2.imread(str(shared("reference/ri_render/data/imgHQ00000.png")))[300:500, 300:500]
+  expected = cv2.fastNlMeansDenoisingColored(image, None, 5, 3, 3, 21)
+  np.testing.assert_array_equal(denoise(image[..., ::-1].copy(), "nlm")[..., ::-1], expected)
 
 
 def test_skin_keeps_away_from_features_and_edges():
@@ -152,7 +161,7 @@ def test_what_is_wrong_with_a_portrait_rejects_it_by_name(monkeypatch):
     raise BadInput("no face is left")
 
   with Synthesis(Settings(count=3, size=128)) as ready:
-    monkeypatch.setattr(synthesis.normals, "extend_to_frame", refuse)
+    monkeypatch.setattr(synthesis.normals, "face_mask", refuse)
     assert list(ready.relit("face-00000001")) == [Rejection("face-00000001", "no face is left")]
 
 
@@ -245,7 +254,7 @@ def test_the_whole_chain_on_the_published_face(float_normals, shared, tmp_path):
       TargetLight("", np.loadtxt(folder / f"imgHQ00000_light_{k:02d}.txt").astype(np.float32), None) for k in range(5)
     ]
     ready._lights = type("Published", (), {"draw": lambda self, rng, count: lights})()
-    (result,) = ready.relit("imgHQ00000")
+    (result,) = ready.relit("imgHQ00000.png")
   normal, mask = float_normals
   both = mask & result.record.mask
   angle = np.degrees(np.arccos(np.clip((normal * result.record.normal).sum(axis=-1), -1, 1)))[both].mean()

@@ -214,3 +214,34 @@ def test_a_folder_without_a_light_stops(tmp_path):
   )
   assert "not a readable folder" in refusal(open_light_source, tmp_path / "none")
   assert "unknown SH convention 'sh'" in refusal(open_light_source, tmp_path, convention="sh")
+
+
+@pytest.mark.parametrize(
+  ("numbers", "reason"),
+  [
+    (["1e30"] * 9, "no light"),
+    (["3e38"] * 9, "no light"),
+    (["1e-30", *["1"] * 8], "no light"),
+    (["0.01", "5", *["0"] * 7], "no light"),
+  ],
+)
+def test_numbers_that_no_light_has(tmp_path, numbers, reason):
+  if numbers[0] == "1e30":
+    numbers = ["1", *numbers[1:]]
+  (tmp_path / "bad.txt").write_text(" ".join(numbers))
+  (tmp_path / "good.txt").write_text("0.8 0.1 0.3 0 0 0 0 0 0")
+  source = open_light_source(tmp_path)
+  ((name, why),) = source.rejected
+  assert name == "bad.txt"
+  assert reason in why
+
+
+def test_sources_of_the_same_lights_have_the_same_fingerprint(tmp_path):
+  for folder in ("a", "b"):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "one.txt").write_text("0.8 0.1 0.3 0 0 0 0 0 0")
+  first, second = (open_light_source(tmp_path / folder).fingerprint for folder in ("a", "b"))
+  assert first == second
+  (tmp_path / "b" / "one.txt").write_text("0.8 0.1 0.2 0 0 0 0 0 0")
+  assert open_light_source(tmp_path / "b").fingerprint != first
+  assert open_light_source(None).fingerprint != first
