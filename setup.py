@@ -43,6 +43,12 @@ setup(
     "tfds": ["tensorflow"],
     "beam": ["apache-beam>=2.70"],
     "app": ["gradio"],
-    "test": ["apache-beam>=2.70", "pyshtools", "pytest>=8", "ruff", "tensorflow-cpu"],
+    "test": [
+      "apache-beam>=2.70",
+      "pyshtools",
+      "pytest>=8",
+      "ruff",
+      "tensorflow-cpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    ],
   },
 )

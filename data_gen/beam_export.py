@@ -1,4 +1,6 @@
-"""The export of `data_gen.export` on Apache Beam: the same function for every portrait, the same bytes, many machines.
+"""The export of `data_gen.export` on Apache Beam: the same function for every portrait, on many machines.
+
+Machines of one kind give the same bytes as the local export.
 
 Sources, lights, models and the output are paths: all machines must see them, as on a shared file system.
 """
@@ -10,9 +12,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import create_runner
 
-from data_gen.export import ExportFolder, Summary, Worker, open_folder, plan_shards, prepare
+from data_gen.export import ExportFolder, Outcome, Summary, Worker, open_folder, plan_shards, prepare
 from data_gen.portraits import Rejection
-from data_gen.synthesis import Outcome, Settings
+from data_gen.synthesis import Settings
 from data_gen.target_lights import LightSource
 from dpr_jax.errors import BadInput
 

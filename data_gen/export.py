@@ -34,7 +34,6 @@ from data_gen.pages import page
 from data_gen.portraits import Rejection, Source
 from data_gen.synthesis import (
   SYNTHETIC,
-  Outcome,
   Relit,
   Settings,
   Synthesis,
@@ -77,6 +76,18 @@ class Shard(NamedTuple):
   filename: str
   split: str
   ids: tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+  """What became of one id of the source.
+
+  Attributes:
+    payloads: the records, encoded.
+    rejections: what could not be used.
+  """
+
+  payloads: list[bytes]
+  rejections: list[Rejection]
 
 
 class ShardNote(NamedTuple):
@@ -187,18 +198,17 @@ class ExportFolder:
     """Writes what describes the whole dataset, and removes the work folder.
 
     Args:
-      rejections: what belongs to no shard: lights.
+      rejections: what belongs to no shard: lights, and what is no photo.
 
     Raises:
-      BadInput: no portrait could be used.
+      BadInput: a shard is missing, or no portrait could be used.
     """
-    notes = [self.note(shard) for shard in self._shards]
-    for shard, note in zip(self._shards, notes, strict=True):
+    rejections, lengths = list(rejections), collections.defaultdict(list)
+    for shard in self._shards:
+      note = self.note(shard)
       if note is None:
         raise BadInput(f"{self.path / shard.filename}: is not finished; the same command makes it again")
-      rejections = [*rejections, *note.rejections]
-    lengths: dict[str, list[int]] = collections.defaultdict(list)
-    for shard, note in zip(self._shards, notes, strict=True):
+      rejections += note.rejections
       lengths[shard.split].append(note.records)
     summary = Summary({split: sum(counts) for split, counts in lengths.items() if any(counts)}, rejections)
     table = io.StringIO()

@@ -119,18 +119,6 @@ class Settings:
       raise BadInput("--arap: exact normals have nothing to be aligned to; use it with face_mesh or tddfa")
 
 
-class Outcome(NamedTuple):
-  """What became of one id of the source.
-
-  Attributes:
-    payloads: the records, encoded.
-    rejections: what could not be used.
-  """
-
-  payloads: list[bytes]
-  rejections: list[Rejection]
-
-
 class Relit(NamedTuple):
   """A portrait after all stages; what the record holds, and what a page of pictures shows.
 
@@ -181,16 +169,6 @@ class Synthesis:
   def close(self) -> None:
     """Frees the models."""
     self.source.close()
-
-  def __call__(self, id: str) -> Outcome:
-    """All records of one id of the source, and all that was rejected."""
-    outcome = Outcome([], [])
-    for result in self.relit(id):
-      if isinstance(result, Rejection):
-        outcome.rejections.append(result)
-      else:
-        outcome.payloads.append(self.encode(result.record))
-    return outcome
 
   def relit(self, id: str) -> Iterator[Relit | Rejection]:
     """The portraits of one id of the source, relit; never raises for what is wrong with a photo."""

@@ -135,6 +135,56 @@ def test_help_needs_no_heavy_import(start, fakes):
     assert f"\n  --{flag}:" in ended.stdout
 
 
+def test_the_export_shows_its_flags_without_a_heavy_import(start, fakes):
+  ended = start(ROOT / "export_dataset.py", "--help", **fakes("cv2", "jax", "mediapipe", "numba"))
+  assert (ended.returncode, ended.stderr) == (1, "")
+  assert "python export_dataset.py --source=portraits --out=dataset" in ended.stdout
+  for flag in ("source", "out", "normals", "light_estimator", "light_prior", "lights_per_image", "denoise", "runner"):
+    assert f"\n  --{flag}:" in ended.stdout
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "--out is needed; --help lists all flags"),
+    (["--out=o", "--workers=0"], "--workers 0: must be at least 1"),
+    (["--out=o", "--pages=-1"], "--pages -1: must be at least 1"),
+    (["--out=o", "--colour"], "Unknown command line flag 'colour'"),
+    (["--out=o", "--size=big"], "flag --size=big: invalid literal"),
+    (["--out=o", "more"], "unexpected argument 'more'; flags begin with --"),
+  ],
+)
+def test_export_flags_that_are_wrong_are_refused_at_once(start, fakes, tmp_path, arguments, message):
+  ended = start(ROOT / "export_dataset.py", *arguments, **fakes("cv2", "jax", "mediapipe", "numba"))
+  assert (ended.returncode, ended.stdout) == (2, "")
+  assert ended.stderr.startswith(f"export_dataset.py: {message}")
+  assert ended.stderr.count("\n") == 1
+  assert not files(tmp_path / "cwd")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--count=0"], "--count 0: must lie in 1 to 1000000000"),
+    (["--source=nowhere"], "{cwd}/nowhere: not a readable folder (No such file or directory)"),
+    (["--source=empty"], "{cwd}/empty: holds no photo (.avif, "),
+    (["--source="], "--source is empty: give a folder of photos, or synthetic"),
+    (["--normals=guess"], "--normals guess: must be one of face_mesh, tddfa, synthetic"),
+    (["--light_prior=empty"], "{cwd}/empty: holds no light (.txt, "),
+    (["--normals=tddfa", "--light_estimator=fit"], "mb1_120x120.pth: not here; get it from https://"),
+    (["--light_estimator=network", "--weights=none.t7"], "weights 'none.t7': no such file; "),
+  ],
+)
+def test_exports_that_cannot_be_stop_before_anything_is_written(start, shared, tmp_path, arguments, message):
+  (tmp_path / "cwd" / "empty").mkdir()
+  landmarker = {"DPR_ASSETS": str(shared("models"))}
+  ended = start(ROOT / "export_dataset.py", "--out=dataset", "--size=128", *arguments, **landmarker)
+  assert (ended.returncode, ended.stdout) == (2, "")
+  assert ended.stderr.startswith("export_dataset.py: " + message.format(cwd=tmp_path / "cwd"))
+  assert ended.stderr.count("\n") == 1
+  assert not files(tmp_path / "cwd")
+
+
 _IMPORTED = """
 import json, sys
 import dpr_jax
