@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy import spatial
 
+from data_gen import tddfa as tddfa_lib
 from data_gen.face_maps import Label
 from data_gen.numpy_pickle import read_array, read_arrays
+from data_gen.synthesis import Settings, Synthesis
 from data_gen.tddfa import (
   CROP,
   IBUG,
@@ -246,6 +248,33 @@ def tddfa(head, shared, tmp_path_factory):
   folder = tmp_path_factory.mktemp("model")
   model, triangles = write_pickle(folder / "bfm.pkl", head.model), write_pickle(folder / "tri.pkl", head.triangles)
   return TDDFA(shared(WEIGHTS), model, shared(STATISTICS), triangles)
+
+
+def test_from_photo_to_record_with_arap(model_files, shared, tmp_path, monkeypatch):
+  """The way that `--normals=tddfa` takes, with the model of the tests."""
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "obama.jpg").symlink_to(shared("reference/dpr/obama.jpg"))
+  files = {
+    "tddfa-weights": shared(WEIGHTS),
+    "tddfa-stats": shared(STATISTICS),
+    "bfm": model_files[0],
+    "tddfa-triangles": model_files[1],
+  }
+  monkeypatch.setattr(tddfa_lib, "asset_path", files.__getitem__)
+  settings = Settings(
+    source=str(tmp_path / "photos"),
+    size=256,
+    normals="tddfa",
+    arap=True,
+    light_estimator="fit",
+    lights_per_image=1,
+  )
+  with Synthesis(settings) as ready:
+    (result,) = ready.relit("obama.jpg")
+  assert result.record.mask.mean() > 0.05
+  np.testing.assert_allclose(np.linalg.norm(result.record.normal, axis=-1), 1, atol=1e-5)
+  np.testing.assert_array_equal(result.maps.landmarks, result.maps.detected)
+  assert np.abs(result.record.relit[0].astype(int) - result.record.original).mean() > 1
 
 
 def test_a_photo_becomes_maps(tddfa, obama, finder):
