@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -217,13 +216,9 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
 
 def test_a_full_disk_stops_with_one_line_and_can_be_resumed(undisturbed, tmp_path):
   out = tmp_path / "dataset"
-  limit = 60_000  # bytes a file: notes fit, shards don't
-
-  def small_disk():
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-  result = subprocess.run(command(out, *FLAGS, "--workers=1"), preexec_fn=small_disk, capture_output=True, text=True)
+  # A limit on the size of a file, in KiB: notes fit, shards don't.
+  small_disk = ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash"]
+  result = subprocess.run([*small_disk, *command(out, *FLAGS, "--workers=1")], capture_output=True, text=True)
   assert result.returncode == 2
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith(f"export_dataset.py: {out}/dpr-")
