@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen import normals
+from data_gen import light_estimation, normals
 from data_gen.face_maps import FaceMaps, Label
-from data_gen.light_estimation import Estimator, make_estimator
 from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
 from data_gen.target_lights import LightSource, TargetLight, open_light_source
 from dpr_jax import color, ratio, sh
@@ -27,7 +26,7 @@ cv2 = import_native("cv2")
 
 SYNTHETIC = "synthetic"
 NORMALS = ("face_mesh", "tddfa", "synthetic")
-ESTIMATORS = ("fit", "sfsnet", "network", "truth")
+ESTIMATORS = (*light_estimation.ESTIMATORS, "truth")
 DENOISERS = ("none", "fast", "nlm")
 
 # How far from its edge skin is mixed with what is beside it, in pixels at 1024; as the published pipeline has it.
@@ -366,5 +365,5 @@ def _aligner(settings: Settings) -> Callable[[FaceMaps], FaceMaps] | None:
 def _estimator(settings: Settings) -> Callable:
   if settings.light_estimator == "truth":
     return lambda portrait, luminance, normal, skin: portrait.truth.light
-  estimate: Estimator = make_estimator(settings.light_estimator, weights=settings.weights)
+  estimate = light_estimation.make_estimator(settings.light_estimator, weights=settings.weights)
   return lambda portrait, luminance, normal, skin: estimate(portrait.pixels, luminance, normal, skin)
