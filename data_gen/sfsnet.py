@@ -21,6 +21,7 @@ from data_gen.numpy_pickle import read_numpy_pickle
 from dpr_jax import sh
 from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
+from dpr_jax.light_prior import GRAY_WEIGHTS
 from dpr_jax.native_libraries import import_native
 from dpr_jax.pytorch_weights import read_state_dict
 
@@ -28,7 +29,6 @@ cv2 = import_native("cv2")
 
 SIZE = 128  # the side of the pictures it was trained on
 
-_GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as the official pipeline weighs coloured lights
 _EPSILON = 1e-5
 
 # The port's crop is a square of four times the way from eye to mouth, which is about 1.4 times the height of the skin.
@@ -234,4 +234,4 @@ def sfsnet_light(variables: Any, pixels: np.ndarray) -> np.ndarray:
   resized = cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
   image = resized[None, :, :, ::-1].astype(np.float32) / 255
   light = np.asarray(_light(variables, image)).reshape(3, 9)
-  return sh.convert(_GRAY @ light, "sfsnet").astype(np.float32)
+  return sh.convert(GRAY_WEIGHTS @ light, "sfsnet").astype(np.float32)

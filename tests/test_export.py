@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import os
 import random
@@ -328,7 +329,7 @@ def test_missing_models_stop_it_before_anything_is_written(photos, tmp_path, mon
     settings = Settings(
       source=str(photos), normals=normals, light_estimator=estimator, weights=str(tmp_path / "no-weights.t7")
     )
-    monkeypatch.setattr("data_gen.synthesis.asset_path", lambda name: has_landmarker(name))
+    monkeypatch.setattr("data_gen.synthesis.asset_path", has_landmarker)
     with pytest.raises(BadInput, match=missing):
       export(settings, tmp_path / "dataset", workers=1)
     assert not (tmp_path / "dataset").exists()
@@ -386,9 +387,6 @@ def test_beam_gives_the_same_bytes(undisturbed, tmp_path):
 
 
 def test_tensorflow_datasets_opens_it(undisturbed):
-  pytest.importorskip("tensorflow_datasets")
-  import importlib.util
-
   if importlib.util.find_spec("tensorflow") is None:
     pytest.skip("TensorFlow is not installed")
   program = """

@@ -216,24 +216,14 @@ def test_a_folder_without_a_light_stops(tmp_path):
   assert "unknown SH convention 'sh'" in refusal(open_light_source, tmp_path, convention="sh")
 
 
-@pytest.mark.parametrize(
-  ("numbers", "reason"),
-  [
-    (["1e30"] * 9, "no light"),
-    (["3e38"] * 9, "no light"),
-    (["1e-30", *["1"] * 8], "no light"),
-    (["0.01", "5", *["0"] * 7], "no light"),
-  ],
-)
-def test_numbers_that_no_light_has(tmp_path, numbers, reason):
-  if numbers[0] == "1e30":
-    numbers = ["1", *numbers[1:]]
-  (tmp_path / "bad.txt").write_text(" ".join(numbers))
+@pytest.mark.parametrize("numbers", ["1" + " 1e30" * 8, "3e38 " * 9, "1e-30" + " 1" * 8, "0.01 5" + " 0" * 7])
+def test_numbers_that_no_light_has(tmp_path, numbers):
+  (tmp_path / "bad.txt").write_text(numbers)
   (tmp_path / "good.txt").write_text("0.8 0.1 0.3 0 0 0 0 0 0")
   source = open_light_source(tmp_path)
   ((name, why),) = source.rejected
   assert name == "bad.txt"
-  assert reason in why
+  assert why.startswith("no light: ")
 
 
 def test_sources_of_the_same_lights_have_the_same_fingerprint(tmp_path):
