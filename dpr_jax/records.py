@@ -154,31 +154,77 @@ def decode_record(payload: bytes, source: str = "record") -> Record:
     BadInput: not an Example, another schema version, a field that is missing, of another type or size, or an image that
       cannot be decoded.
   """
-  try:
-    fields = _Fields(_Example.FromString(payload).features.feature, source)
-  except message.DecodeError:
-    raise BadInput(f"{source}: not a tf.train.Example, or a damaged one") from None
-  version = fields.number("schema_version")
-  if version != SCHEMA_VERSION:
-    raise BadInput(f"{source}: schema_version is {version}; this program reads {SCHEMA_VERSION}")
-  size = fields.number("height"), fields.number("width")
-  (original,) = fields.images("image/original", size, 1)
-  relit = fields.images("image/relit", size)
-  count = len(relit)
-  (normal,) = fields.images("image/normal", size, 1, flags=cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
-  (mask,) = fields.images("image/mask", size, 1, flags=cv2.IMREAD_GRAYSCALE)
+  encoded = EncodedRecord(payload, source)
+  fields, count = encoded.fields, encoded.count
+  original = encoded.original()
+  relit = encoded.relit(range(count))
+  normal = encoded.normal()
+  mask = encoded.mask()
   colored = "light/target_color" in fields.feature
   return Record(
     id=fields.texts("id", 1)[0],
     original=original,
     relit=np.stack(relit),
-    target_lights=fields.light("light/target", (count, 9)),
-    source_light=fields.light("light/source", (9,)),
-    normal=_unit_normals(normal),
-    mask=mask > 127,
+    target_lights=encoded.target_lights(),
+    source_light=encoded.source_light(),
+    normal=normal,
+    mask=mask,
     light_names=tuple(fields.texts("light/name", count)),
     target_color_lights=fields.light("light/target_color", (count, 3, 9)) if colored else None,
   )
+
+
+class EncodedRecord:
+  """A record whose fields are decoded one by one, as they are asked for; their types are those of `Record`.
+
+  Every method raises BadInput as `decode_record` does, for the field that it decodes.
+
+  Attributes:
+    source: where it comes from, for error messages.
+    size: (height, width) of its pictures.
+    count: K, how many of them are relit.
+  """
+
+  def __init__(self, payload: bytes, source: str = "record"):
+    """Reads all but the pictures and lights.
+
+    Args:
+      payload: a serialised `tf.train.Example`.
+      source: where it comes from (file and record number), for the error message.
+
+    Raises:
+      BadInput: not an Example, another schema version, no size, no relit picture.
+    """
+    self.source = source
+    try:
+      self.fields = _Fields(_Example.FromString(payload).features.feature, source)
+    except message.DecodeError:
+      raise BadInput(f"{source}: not a tf.train.Example, or a damaged one") from None
+    version = self.fields.number("schema_version")
+    if version != SCHEMA_VERSION:
+      raise BadInput(f"{source}: schema_version is {version}; this program reads {SCHEMA_VERSION}")
+    self.size = self.fields.number("height"), self.fields.number("width")
+    self.count = len(self.fields.values("image/relit", "bytes_list", None))
+
+  def original(self) -> np.ndarray:
+    return self.fields.images("image/original", self.size)[0]
+
+  def relit(self, indices: Iterable[int]) -> list[np.ndarray]:
+    """Those of the K relit pictures, `[H, W, 3]` uint8 each."""
+    return self.fields.images("image/relit", self.size, self.count, indices)
+
+  def normal(self) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+    return _unit_normals(self.fields.images("image/normal", self.size, flags=flags)[0])
+
+  def mask(self) -> np.ndarray:
+    return self.fields.images("image/mask", self.size, flags=cv2.IMREAD_GRAYSCALE)[0] > 127
+
+  def source_light(self) -> np.ndarray:
+    return self.fields.light("light/source", (9,))
+
+  def target_lights(self) -> np.ndarray:
+    return self.fields.light("light/target", (self.count, 9))
 
 
 class _Fields:
@@ -218,9 +264,16 @@ class _Fields:
     return light
 
   def images(
-    self, name: str, size: tuple[int, int], count: int | None = None, flags: int = cv2.IMREAD_COLOR_RGB
+    self,
+    name: str,
+    size: tuple[int, int],
+    count: int = 1,
+    indices: Iterable[int] = (0,),
+    flags: int = cv2.IMREAD_COLOR_RGB,
   ) -> list[np.ndarray]:
-    images = [_decode_image(data, flags) for data in self.values(name, "bytes_list", count)]
+    """Of a list of `count` pictures those with the given indices."""
+    values = self.values(name, "bytes_list", count)
+    images = [_decode_image(values[index], flags) for index in indices]
     for image in images:
       if image is None:
         raise self.error(name, "holds an image that cannot be decoded")
@@ -352,17 +405,40 @@ def record_offsets(path: str | os.PathLike) -> np.ndarray:
   Raises:
     BadInput: the file cannot be read, is truncated, or a length is damaged; names the record, counted from 0.
   """
+  offsets, damage = readable_offsets(path)
+  if damage:
+    raise damage
+  return offsets
+
+
+def readable_offsets(path: str | os.PathLike) -> tuple[np.ndarray, BadInput | None]:
+  """`record_offsets` up to the first damage to the file's structure, and that damage, which hides all that follows.
+
+  Raises:
+    BadInput: the file cannot be read.
+  """
+  offsets = []
   with _open(path) as file:
-    return np.fromiter(_offsets(file), np.int64)
+    try:
+      for offset in _offsets(file):
+        offsets.append(offset)
+    except BadInput as damage:
+      return np.array(offsets, np.int64), damage
+  return np.array(offsets, np.int64), None
 
 
-def read_record_at(file: BinaryIO, offset: int) -> bytes:
+def read_record_at(file: BinaryIO, offset: int, name: str = "") -> bytes:
   """The payload that begins at `offset` of a file opened with `open(path, "rb")`, which threads may share.
+
+  Args:
+    file: the shard.
+    offset: of the record, in bytes.
+    name: of the record in an error message; by default file and offset.
 
   Raises:
     BadInput: it is truncated, or does not fit its checksums.
   """
-  return _read_payload(file, offset, f"{file.name}: the record at byte {offset}")
+  return _read_payload(file, offset, name or f"{file.name}: the record at byte {offset}")
 
 
 def _open(path: str | os.PathLike) -> BinaryIO:

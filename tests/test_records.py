@@ -215,6 +215,28 @@ def test_damage_is_named(edit, problem, capfd):
   assert problem in line
 
 
+def test_fields_are_decoded_one_by_one():
+  """What is asked for is as `decode_record` has it; damage elsewhere goes unnoticed."""
+  record = face(5, 12, 12, count=4)
+  payload = encode_record(record)
+  whole, encoded = decode_record(payload), records.EncodedRecord(payload, "here")
+  assert (encoded.source, encoded.size, encoded.count) == ("here", (12, 12), 4)
+  np.testing.assert_array_equal(np.stack(encoded.relit([3, 0])), whole.relit[[3, 0]])
+  assert encoded.relit([]) == []
+  for name in ("original", "normal", "mask", "source_light", "target_lights"):
+    np.testing.assert_array_equal(getattr(encoded, name)(), getattr(whole, name), err_msg=name)
+
+  def damage(feature):
+    feature["image/relit"].bytes_list.value[1] = b"no image"
+    del feature["image/normal"], feature["light/source"]
+
+  encoded = records.EncodedRecord(edited(payload, damage), "here")
+  np.testing.assert_array_equal(encoded.relit([0, 2])[1], whole.relit[2])
+  assert refusal(encoded.relit, [0, 1]) == "here: field 'image/relit' holds an image that cannot be decoded"
+  assert refusal(encoded.normal) == "here: field 'image/normal' is missing"
+  assert refusal(encoded.source_light) == "here: field 'light/source' is missing"
+
+
 def test_other_bytes_are_no_example():
   assert refusal(decode_record, b"\x89PNG and so on", "here") == "here: not a tf.train.Example, or a damaged one"
   assert "'schema_version' is missing" in refusal(decode_record, b"", "here")
@@ -274,6 +296,19 @@ def test_every_truncation_is_noticed(shard):
     index = np.searchsorted(ends, size) - 1
     for read in (lambda path: list(records.read_tfrecords(path)), records.record_offsets):
       assert refusal(read, shard) == f"{shard}: record {index} (counted from 0) is truncated"
+
+
+def test_what_lies_before_a_truncation_can_be_read(shard):
+  offsets, damage = records.readable_offsets(shard)
+  assert (len(offsets), damage) == (4, None)
+  shard.write_bytes(shard.read_bytes()[: offsets[2] + 20])
+  found, damage = records.readable_offsets(shard)
+  assert (found.tolist(), found.dtype) == (offsets[:2].tolist(), np.int64)
+  assert str(damage) == f"{shard}: record 2 (counted from 0) is truncated"
+  with open(shard, "rb") as file:
+    assert records.read_record_at(file, found[1], "by its name") == PAYLOADS[1]
+    assert refusal(records.read_record_at, file, offsets[2], "by its name") == "by its name is truncated"
+  assert "cannot be read" in refusal(records.readable_offsets, shard.parent / "none")
 
 
 def test_every_flipped_byte_is_noticed(shard):
