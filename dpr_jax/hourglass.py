@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dpr_jax.convolution import max_pool, training_convolution
+
 NUM_LEVELS = 4
 ALL_SKIPS = (True,) * NUM_LEVELS
 
@@ -79,8 +81,9 @@ def _batch_norm(name: str | None, train: bool, dtype: jnp.dtype | None) -> nn.Ba
   )
 
 
-def _downsample(x: jax.Array) -> jax.Array:
-  return nn.max_pool(x, (2, 2), strides=(2, 2))
+def _conv(features: int, side: int, name: str, train: bool, dtype: jnp.dtype | None, use_bias: bool = True) -> nn.Conv:
+  convolution = {"conv_general_dilated": training_convolution} if train else {}
+  return nn.Conv(features, (side, side), use_bias=use_bias, dtype=dtype, name=name, **convolution)
 
 
 def _upsample(x: jax.Array) -> jax.Array:
@@ -108,12 +111,15 @@ class ResidualBlock(nn.Module):
     def normalise(y: jax.Array, name: str) -> jax.Array:
       return _batch_norm(name, train, self.dtype)(y) if self.batch_norm else _instance_norm(y, self.dtype)
 
-    y = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype, name="conv1")(x)
+    def conv(side: int, name: str) -> nn.Conv:
+      return _conv(self.features, side, name, train, self.dtype, use_bias=False)
+
+    y = conv(3, "conv1")(x)
     y = nn.relu(normalise(y, "norm1"))
-    y = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype, name="conv2")(y)
+    y = conv(3, "conv2")(y)
     y = normalise(y, "norm2")
     if x.shape[-1] != self.features:
-      x = nn.Conv(self.features, (1, 1), use_bias=False, dtype=self.dtype, name="shortcut")(x)
+      x = conv(1, "shortcut")(x)
     return nn.relu(y + x)
 
 
@@ -137,7 +143,7 @@ class Level(nn.Module):
 
   def encode(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """`[B, H, W, outer]` -> `[B, H/2, W/2, inner]` and the skip branch's `[B, H, W, outer]`."""
-    return self.down(_downsample(x), train), self.skip(x, train)
+    return self.down(max_pool(x), train), self.skip(x, train)
 
   def decode(self, x: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool) -> jax.Array:
     """`[B, H/2, W/2, inner]` -> `[B, H, W, outer]`."""
@@ -236,7 +242,7 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = nn.Conv(self.features, (5, 5), dtype=self.dtype, name="conv")(x)
+    x = _conv(self.features, 5, "conv", train, self.dtype)(x)
     return nn.relu(_batch_norm("norm", train, self.dtype)(x))
 
 
@@ -248,10 +254,10 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    for i, kernel_size in enumerate(((3, 3), (1, 1), (1, 1)), start=1):
-      x = nn.Conv(self.features, kernel_size, dtype=self.dtype, name=f"conv{i}")(x)
+    for i, side in enumerate((3, 1, 1), start=1):
+      x = _conv(self.features, side, f"conv{i}", train, self.dtype)(x)
       x = nn.relu(_batch_norm(f"norm{i}", train, self.dtype)(x))
-    x = nn.Conv(1, (1, 1), dtype=self.dtype, name="output")(x)
+    x = _conv(1, 1, "output", train, self.dtype)(x)
     return nn.sigmoid(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
 
@@ -360,7 +366,7 @@ class HourglassNet1024(_Relighting):
     self.head_1024 = Head(self.base_filters, self.dtype)
 
   def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
-    return _downsample(self.stem_1024(luminance, train))
+    return max_pool(self.stem_1024(luminance, train))
 
   def _head(self, features: jax.Array, train: bool) -> jax.Array:
     return self.head_1024(_upsample(features), train)
