@@ -1,0 +1,50 @@
+"""Portraits at 256 pixels, relit to fresh lights in every step: no face is ever seen twice under the same light.
+
+python export_dataset.py --source=portraits --size=256 --out=dataset_256
+python train.py --config=configs/portraits_256.py --workdir=runs/portraits_256 --config.data.folder=dataset_256
+
+`configs/portraits_256.py:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
+
+python train.py --config=configs/portraits_256.py:procedural --workdir=runs/procedural
+
+is its bigger sister: 128 pixels, 1200 procedural faces (which it makes first), no discriminator, on two CPU cores.
+
+Loss and Adam as in `configs/dpr.py`; everything else is ours.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import dpr
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The recipe, `smoke`, or `procedural`.
+
+  Raises:
+    BadInput: another variant.
+  """
+  config = dpr.get_config()
+  config.num_steps = 60_000
+  config.skip_steps = (20_000, 24_000, 28_000, 32_000)
+  config.data.size = 256
+  config.data.mode = "online"
+  config.data.crop = 0.05
+  config.data.scale = 0.05
+  config.online.lamp_share = 0.0
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup_steps = 500
+  return dpr.variant(config, arg, smoke=dpr.smoke, procedural=_procedural)
+
+
+def _procedural(config: ConfigDict) -> None:
+  config.num_steps = 4_500
+  config.skip_steps = (900, 1_200, 1_500, 1_800)
+  config.batch_size = 8
+  config.data.folder = ""
+  config.data.procedural_faces = 1_200
+  config.data.size = 128
+  config.loss.adversarial = 0.0
+  config.optimizer.warmup_steps = 100
+  config.optimizer.ema_decay = 0.995
+  config.log_every = 25
+  config.sample_every = config.evaluate_every = config.save_every = 500
