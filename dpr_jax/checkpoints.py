@@ -1,6 +1,9 @@
-"""Where weights come from: a name, or a file."""
+"""Where weights come from: a name, a file, or a training run."""
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -13,6 +16,13 @@ from dpr_jax.hourglass import network_for
 
 OFFICIAL = ("official-512", "official-1024")
 
+# In the workdir of a training run: the folder of its checkpoints, and what each keeps for whoever uses the weights,
+# `{"params", "batch_stats"}` without optimizer or iterator.
+CHECKPOINTS = "checkpoints"
+EMA = "ema"
+
+_LONGEST_REASON = 200
+
 
 def load_params(source: str | os.PathLike):
   """Weights of a relighting network.
@@ -20,27 +30,100 @@ def load_params(source: str | os.PathLike):
   Args:
     source: "official-512" or "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from
       the authors' repository, or read from a folder of `DPR_ASSETS`); or the path of a PyTorch file (`.t7`, `.pth`)
-      with the keys of the official modules. "default" is reserved for weights that this package will bring along.
+      with the keys of the official modules; or the workdir of a training run, whose newest complete checkpoint is
+      taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running mean of the weights, on whatever
+      devices they were trained. "default" is reserved for weights that this package will bring along.
 
   Returns:
     `{"params": ..., "batch_stats": ...}`, float32, for the functions of `dpr_jax.relighting`.
 
   Raises:
-    BadInput: no such name or file, a file that cannot be read, or weights of another network.
+    BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
   if name == "default":
     raise BadInput(f"weights 'default': none are packaged yet; use one of {', '.join(OFFICIAL)}, or a file")
   path = assets.asset_path(name) if name in OFFICIAL else Path(name)
+  if name and os.path.isdir(path):
+    return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-    raise BadInput(f"weights {name!r}: no such file; known names are {', '.join(OFFICIAL)}")
+    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(OFFICIAL)}")
   variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
-  _check_against_network(variables, path)
+  _check_shapes(variables, path)
+  _check_finite(variables, path)
   return jax.tree.map(jnp.asarray, variables)
 
 
-def _check_against_network(variables, path: Path) -> None:
-  """BadInput unless `variables` have exactly the names and shapes of their network, and finite values."""
+def _find_checkpoint(folder: Path) -> Path:
+  """The checkpoint that a folder is, or the newest complete one that it holds."""
+  from orbax.checkpoint import utils  # a quarter of a second, which other weights don't cost
+
+  if not utils.is_checkpoint_finalized(folder):
+    raise BadInput(f"{folder}: a checkpoint that was not written to its end")
+  if (folder / EMA).is_dir():
+    return folder
+  inner = folder / CHECKPOINTS
+  try:
+    steps = [step for step in (inner if inner.is_dir() else folder).iterdir() if re.fullmatch(r"\d+", step.name)]
+  except OSError as error:
+    raise BadInput(f"{folder}: not a readable folder ({error.strerror})") from error
+  steps = [step for step in steps if step.is_dir() and utils.is_checkpoint_finalized(step)]
+  if not steps:
+    raise BadInput(f"{folder}: holds no complete checkpoint of train.py")
+  return max(steps, key=lambda step: int(step.name))
+
+
+def _restore(checkpoint: Path):
+  """The running mean of a checkpoint, into plain arrays: nothing is asked of the devices it was saved from."""
+  import orbax.checkpoint as ocp
+  from etils import epath
+
+  path = checkpoint / EMA
+  if not path.is_dir():
+    raise BadInput(f"{checkpoint}: a checkpoint without weights (it has no {EMA!r})")
+  handler, place = ocp.PyTreeCheckpointHandler(), epath.Path(path.resolve())
+  with _damage_named(path):
+    read_every_piece(path)
+    described = handler.metadata(place).tree
+    # Compared before they are read: a file decides neither what is loaded nor how much of it.
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), described)
+  _check_shapes(shapes, path)
+  as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.float32), shapes)
+  with _damage_named(path):
+    variables = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+  _check_shapes(variables, path)
+  _check_finite(variables, path)
+  return jax.tree.map(jnp.asarray, variables)
+
+
+def read_every_piece(path: Path) -> None:
+  """Raises where a piece of a checkpoint is damaged.
+
+  Orbax reads all arrays at once; after the first error the others would fill stderr with their complaints.
+  """
+  import tensorstore
+
+  store = tensorstore.KvStore.open(
+    {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path.resolve()}/"}}
+  ).result()
+  pieces = store.list().result()
+  if not pieces:
+    raise ValueError("holds no arrays")
+  for piece in pieces:
+    store.read(piece).result()
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+  try:
+    yield
+  except Exception as error:  # Orbax and TensorStore answer damaged files with nearly any exception
+    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    raise BadInput(f"{path}: damaged, or no checkpoint of train.py ({type(error).__name__}: {reason})") from error
+
+
+def _check_shapes(variables, path: Path) -> None:
+  """BadInput unless `variables` have exactly the names and shapes of their network."""
   try:
     network = network_for(variables)
   except ValueError as error:
@@ -56,6 +139,9 @@ def _check_against_network(variables, path: Path) -> None:
       raise BadInput(
         f"{path}: weights of another network: {key} is {given.get(key, 'missing')}, not {needed.get(key, 'known')}"
       )
+
+
+def _check_finite(variables, path: Path) -> None:
   for key, leaf in jax.tree_util.tree_leaves_with_path(variables):
     if not np.isfinite(leaf).all():
       raise BadInput(f"{path}: {jax.tree_util.keystr(key)} has values that are not finite")

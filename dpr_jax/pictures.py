@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet with the lit spheres, a film of a turning light."""
+"""Pictures for people: a contact sheet with the lit spheres, a grid of results, a film of a turning light."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ cv2 = import_native("cv2")
 
 _SHEET_COLUMNS = 6
 _SHEET_GAP = 8
+_TITLE_HEIGHT, _TITLE_SCALE = 24, 0.5
 _SHEET_GRAY = 104  # neither the lit nor the dark side of a sphere drowns in it
 
 # Numbers of ITU-T H.273 (and FFmpeg).
@@ -39,22 +40,80 @@ def contact_sheet(pictures: Sequence[np.ndarray], lights: Sequence[np.ndarray | 
   Returns:
     `[H', W', 3]` uint8.
   """
-  height, width = pictures[0].shape[:2]
-  side = max(16, min(height, width) // 3)
-  column = max(width, side)
-  cells = []
-  for picture, light in zip(pictures, lights, strict=True):
-    cell = np.full((height + side + 3 * _SHEET_GAP, column + _SHEET_GAP, 3), _SHEET_GRAY, np.uint8)
-    left = (column - width) // 2
-    cell[:height, left : left + width] = picture
-    if light is not None:
-      left = (column - side) // 2
-      _draw_sphere(cell[height + _SHEET_GAP : height + _SHEET_GAP + side, left : left + side], light)
-    cells.append(cell)
+  cells = [_cell(picture, light) for picture, light in zip(pictures, lights, strict=True)]
   rows = -(-len(cells) // _SHEET_COLUMNS)
   columns = -(-len(cells) // rows)
   cells += [np.full_like(cells[0], _SHEET_GRAY)] * (rows * columns - len(cells))
-  sheet = np.vstack([np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)])
+  return _sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
+
+
+def relighting_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = ()) -> np.ndarray:
+  """What networks make of faces: a row for each, with the spheres of the two lights below source and target.
+
+  Args:
+    rows: (source, source_light, target, target_light, output, ...) each: luminance `[H, W]` in [0, 1], all of one size
+      (what leaves the range is clipped), and lights `[9]`. There may be several outputs, equally many in every row.
+    titles: of the columns source, target, output, ..., written above them; by default nothing is.
+
+  Returns:
+    `[H', W', 3]` uint8.
+
+  Raises:
+    ValueError: no rows, or rows or titles that do not fit each other.
+  """
+  if not rows or len({(len(row), row[0].shape) for row in rows}) != 1 or len(rows[0]) < 5:
+    raise ValueError("a grid needs rows of source, source_light, target, target_light and outputs, all of one size")
+  sheet = _sheet([_relighting_cells(*row) for row in rows])
+  if not titles:
+    return sheet
+  if len(titles) != len(rows[0]) - 2:
+    raise ValueError(f"{len(titles)} titles for {len(rows[0]) - 2} columns")
+  column = (sheet.shape[1] - _SHEET_GAP) // len(titles)
+  return np.vstack([np.hstack([_full(_TITLE_HEIGHT, _SHEET_GAP), *(_title(text, column) for text in titles)]), sheet])
+
+
+def _relighting_cells(source, source_light, target, target_light, *outputs) -> list[np.ndarray]:
+  pictures = [source, target, *outputs]
+  lights = [source_light, target_light, *[None] * len(outputs)]
+  return [_cell(_gray_picture(picture), light) for picture, light in zip(pictures, lights, strict=True)]
+
+
+def _gray_picture(luminance: np.ndarray) -> np.ndarray:
+  """Luminance `[H, W]` in [0, 1] -> `[H, W, 3]` uint8."""
+  levels = np.rint(255 * np.clip(luminance, 0, 1)).astype(np.uint8)
+  return np.repeat(levels[..., None], 3, axis=-1)
+
+
+def _title(text: str, width: int) -> np.ndarray:
+  """A strip `[_TITLE_HEIGHT, width, 3]` with a line of text, or the end of it, which tells paths apart."""
+  place, font = _full(_TITLE_HEIGHT, width - _SHEET_GAP), cv2.FONT_HERSHEY_SIMPLEX
+  while len(text) > 3 and cv2.getTextSize(text, font, _TITLE_SCALE, 1)[0][0] > place.shape[1]:
+    text = "..." + text[4:]
+  cv2.putText(place, text, (0, _TITLE_HEIGHT - 4), font, _TITLE_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+  return np.hstack([place, _full(_TITLE_HEIGHT, _SHEET_GAP)])
+
+
+def _full(height: int, width: int) -> np.ndarray:
+  return np.full((height, width, 3), _SHEET_GRAY, np.uint8)
+
+
+def _cell(picture: np.ndarray, light: np.ndarray | None) -> np.ndarray:
+  """A picture with the sphere below it (None: an empty place), and a gap on the right and at the bottom."""
+  height, width = picture.shape[:2]
+  side = max(16, min(height, width) // 3)
+  column = max(width, side)
+  cell = _full(height + side + 3 * _SHEET_GAP, column + _SHEET_GAP)
+  left = (column - width) // 2
+  cell[:height, left : left + width] = picture
+  if light is not None:
+    left = (column - side) // 2
+    _draw_sphere(cell[height + _SHEET_GAP : height + _SHEET_GAP + side, left : left + side], light)
+  return cell
+
+
+def _sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+  """Rows of cells, all of one size, with a gap all around."""
+  sheet = np.vstack([np.hstack(row) for row in rows])
   return cv2.copyMakeBorder(sheet, _SHEET_GAP, 0, _SHEET_GAP, 0, cv2.BORDER_CONSTANT, value=(_SHEET_GRAY,) * 3)
 
 

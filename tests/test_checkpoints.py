@@ -1,15 +1,22 @@
 """What load_params accepts, and how it refuses the rest."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from test_pytorch_weights import official_state_dict, save
 
-from dpr_jax import assets
+from dpr_jax import assets, relight_command
 from dpr_jax.checkpoints import OFFICIAL, load_params
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import HourglassNet, HourglassNet1024
+from dpr_jax.photo import Photo, read_photo, write_photo
+from dpr_jax.portrait import WholePhoto
 from dpr_jax.pytorch_weights import dpr_variables
 
 # A small network of the official kind: 128 hidden features in the lighting network, 8 * base + 3 at the bottleneck.
@@ -74,10 +81,6 @@ def test_no_such_name_or_file(source):
   assert "no such file" in message
   assert repr(source) in message
   assert all(name in message for name in OFFICIAL)
-
-
-def test_a_folder(tmp_path):
-  assert refusal(tmp_path) == f"weights {str(tmp_path)!r}: no such file; known names are official-512, official-1024"
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04", b"\x80\x02}."])
@@ -149,3 +152,147 @@ def test_weights_of_other_projects(shared):
   for relative in ("reference/sfsnet/random_weights.pth", "reference/tddfa/mb05_120x120.pth"):
     path = shared(relative)
     assert refusal(path).startswith(f"{path}: weights of another network: ")
+
+
+# Training runs: plain Orbax in the layout of train.py's checkpoints.
+
+TINY = HourglassNet(base_filters=2, light_channels=3)
+
+
+def tiny_variables(seed=0, network=TINY):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda spec: jnp.asarray(rng.normal(size=spec[0]) ** 2 / 8, spec[1]),  # variances are positive
+    init_tree(network),
+    is_leaf=lambda spec: isinstance(spec, tuple),
+  )
+
+
+def save_step(workdir, step, ema):
+  """A checkpoint of a step: the running mean, and beside it what only training needs."""
+  items = {"state": ocp.args.StandardSave({"step": np.int32(step)})}
+  if ema is not None:
+    items["ema"] = ocp.args.StandardSave(ema)
+  folder = workdir / "checkpoints" / str(step)
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    checkpointer.save(folder, args=ocp.args.Composite(**items))
+  return folder
+
+
+@pytest.mark.parametrize("network_class", [HourglassNet, HourglassNet1024])
+def test_a_training_run(tmp_path, network_class):
+  network = network_class(base_filters=2, light_channels=3)
+  trees = {step: tiny_variables(step, network) for step in (900, 5000, 10000)}
+  folders = {step: save_step(tmp_path, step, tree) for step, tree in trees.items()}
+  # Newest by number, not by spelling; the folder of the checkpoints, and each of them, will do too.
+  sources = {tmp_path: 10000, str(tmp_path / "checkpoints"): 10000}
+  for source, step in (sources | {folder: step for step, folder in folders.items()}).items():
+    params = load_params(source)
+    assert tree_of(params) == init_tree(network)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+    jax.tree.map(np.testing.assert_array_equal, params, trees[step])
+
+
+def test_what_a_kill_left_half_written_is_passed_over(tmp_path):
+  trees = {step: tiny_variables(step) for step in (1, 2)}
+  for step, tree in trees.items():
+    save_step(tmp_path, step, tree)
+  # Orbax writes under another name and renames when all is there.
+  half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+  (tmp_path / "checkpoints" / "2").rename(half)
+  jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path), trees[1])
+  assert refusal(half) == f"{half}: a checkpoint that was not written to its end"
+  (tmp_path / "checkpoints" / "1").rename(tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp")
+  assert refusal(tmp_path) == f"{tmp_path}: holds no complete checkpoint of train.py"
+
+
+def test_folders_that_are_no_training_run(tmp_path):
+  (tmp_path / "12").touch()
+  (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+  for folder in (tmp_path, tmp_path / "empty", tmp_path / "empty" / "checkpoints"):
+    assert refusal(folder) == f"{folder}: holds no complete checkpoint of train.py"
+  step = save_step(tmp_path, 3, None)
+  assert refusal(tmp_path) == f"{step}: a checkpoint without weights (it has no 'ema')"
+
+
+def damage(folder, name, change):
+  """Changes the files of that name below `folder`; how many there were."""
+  files = [path for path in folder.rglob(name) if path.is_file()]
+  for path in files:
+    change(path)
+  return len(files)
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "[0-9a-f]*[0-9a-f]"])
+@pytest.mark.parametrize(
+  "change", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])]
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, name, change):
+  save_step(tmp_path, 6, tiny_variables(6))
+  step = save_step(tmp_path, 7, tiny_variables(7))
+  assert damage(step / "ema", name, change) > 0
+  assert refusal(tmp_path).startswith(f"{step / 'ema'}: damaged, or no checkpoint of train.py (")
+
+
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    (lambda tree: tree["params"]["stem"].pop("conv"), "params are of neither HourglassNet nor HourglassNet1024"),
+    (
+      lambda tree: tree["params"]["head"]["output"].pop("bias"),
+      "weights of another network: ['params']['head']['output']['bias'] is missing, not (1,)",
+    ),
+    (
+      lambda tree: tree["params"]["head"].update(more=jnp.zeros(2)),
+      "weights of another network: ['params']['head']['more'] is (2,), not known",
+    ),
+    (
+      lambda tree: tree["params"]["head"]["output"].update(bias=jnp.full(1, jnp.nan)),
+      "['params']['head']['output']['bias'] has values that are not finite",
+    ),
+  ],
+)
+def test_a_checkpoint_of_another_network(tmp_path, change, reason):
+  tree = tiny_variables()
+  change(tree)
+  step = save_step(tmp_path, 1, tree)
+  assert refusal(tmp_path) == f"{step / 'ema'}: {reason}"
+
+
+_SAVE_ON_FOUR_DEVICES = """
+import sys
+import jax, orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
+assert jax.device_count() == 4
+source, target = sys.argv[1:]
+mesh = jax.make_mesh((4,), ("data",))
+tree = jax.device_put(ocp.StandardCheckpointer().restore(source), NamedSharding(mesh, PartitionSpec()))
+light = tree["params"]["trunk"]["light"]["embed1"]
+light["kernel"] = jax.device_put(light["kernel"], NamedSharding(mesh, PartitionSpec(None, "data")))
+with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+  checkpointer.save(target, args=ocp.args.Composite(ema=ocp.args.StandardSave(tree)))
+"""
+
+
+def test_weights_trained_on_more_devices_than_there_are_here(tmp_path):
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  source, target = save_step(tmp_path / "plain", 8, tiny_variables(5)) / "ema", tmp_path / "sharded" / "8"
+  command = [sys.executable, "-c", _SAVE_ON_FOUR_DEVICES, str(source), str(target)]
+  subprocess.run(command, env=environment, check=True, timeout=300)
+  jax.tree.map(np.testing.assert_array_equal, load_params(target), tiny_variables(5))
+
+
+def test_relight_a_photo_with_weights_of_a_training_run(tmp_path):
+  """`relight.py --weights=WORKDIR`: its command, in this process."""
+  save_step(tmp_path / "run", 2, tiny_variables())
+  pixels = np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)
+  write_photo(tmp_path / "photo.png", Photo(pixels))
+  options = relight_command.Options(lights=["left"], weights=str(tmp_path / "run"), size=256, align=False)
+  relight_command.relight(options, tmp_path / "photo.png", tmp_path / "relit.png", sheet=False, film_frames=None)
+  relit = read_photo(tmp_path / "relit.png").pixels
+  assert relit.shape == pixels.shape
+  with relight_command.Studio(options) as studio:
+    np.testing.assert_array_equal(relit, studio.relight(studio.encode(pixels, "photo"), studio.lights[0]))
+    expected = WholePhoto(tiny_variables(), pixels, 256).relight(studio.lights[0], 1.0)
+  np.testing.assert_array_equal(relit, expected)

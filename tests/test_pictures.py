@@ -147,6 +147,64 @@ def test_the_sphere_is_round_with_a_smooth_rim_and_white_under_even_light():
   np.testing.assert_array_equal(ball, ball[::-1, ::-1])
 
 
+# Grids of results.
+
+
+def gray(height, width, seed=0):
+  """Luminance a little beyond [0, 1]."""
+  return np.random.default_rng(seed).uniform(-0.1, 1.1, (height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("titled", [False, True])
+@pytest.mark.parametrize("shape", [(60, 45), (31, 90)])
+def test_a_grid_is_rows_of_faces_and_nothing_else(shape, outputs, titled):
+  lights = [lamp(30 * k, 10) for k in range(6)]
+  rows = [
+    (gray(*shape, 9 * k), lights[k], gray(*shape, 9 * k + 1), lights[3 + k], *more)
+    for k in range(3)
+    if (more := [gray(*shape, 9 * k + 2 + n) for n in range(outputs)])
+  ]
+  columns, (height, width), side = 2 + outputs, shape, max(16, min(shape) // 3)
+  titles = ["source", "target", *("of a network with a long name" for _ in range(outputs))] if titled else []
+  grid = pictures.relighting_grid(rows, titles)
+  assert grid.dtype == np.uint8
+  top = 24 if titled else 0
+  assert grid.shape == (top + 3 * (height + side + 3 * _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+  strip, sheet = grid[:top], grid[top:]
+  for column in range(columns if titled else 0):
+    left = _GAP + column * (width + _GAP)
+    assert np.ptp(strip[:, left : left + width]) > 100
+    assert (strip[:, left - _GAP : left] == _GRAY).all()
+  for corner, (picture, light) in zip(
+    cell_corners(3 * columns, columns, *shape),
+    [(row[at], row[at + 1] if at < 4 else None) for row in rows for at in (0, 2, *range(4, 4 + outputs))],
+    strict=True,
+  ):
+    down, left = corner
+    shown = sheet[down : down + height, left : left + width]
+    assert (shown == shown[..., :1]).all()
+    assert np.abs(shown[..., 0] - 255 * picture.clip(0, 1)).max() <= 0.51
+    shown[:] = _GRAY
+    ball_left = left + (width - side) // 2
+    ball = sheet[down + height + _GAP :, ball_left:][:side, :side]
+    if light is not None:
+      expected = pictures.contact_sheet([noise(*shape)], [light])
+      np.testing.assert_array_equal(ball, expected[height + 2 * _GAP :, _GAP + (width - side) // 2 :][:side, :side])
+    ball[:] = _GRAY
+  np.testing.assert_array_equal(sheet, _GRAY)
+
+
+def test_rows_that_make_no_grid():
+  row = (gray(20, 20), lamp(0, 0), gray(20, 20), lamp(9, 0), gray(20, 20))
+  other_size = tuple(part[:16, :16] if part.ndim == 2 else part for part in row)
+  for rows in ([], [row[:4]], [row, (*row, gray(20, 20))], [row, other_size]):
+    with pytest.raises(ValueError, match="a grid needs rows"):
+      pictures.relighting_grid(rows)
+  with pytest.raises(ValueError, match="2 titles for 3 columns"):
+    pictures.relighting_grid([row], ["source", "target"])
+
+
 # Films.
 
 
