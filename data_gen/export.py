@@ -397,6 +397,31 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
     return folder.finish([*source.rejected, *(Rejection(*rejection) for rejection in lights.rejected)])
 
 
+def export_procedural_faces(path: Path, *, count: int, size: int, lights_per_image: int) -> None:
+  """Fills a folder with procedural faces, all cores at work; nothing is done where they are there already.
+
+  Args:
+    path: the dataset's folder.
+    count: how many faces.
+    size: side of the square portraits in pixels.
+    lights_per_image: target lights of each.
+
+  Raises:
+    BadInput: as `export`; or the folder holds another dataset.
+  """
+  settings = Settings(count=count, size=size, lights_per_image=lights_per_image)
+  if (path / SUMMARY).exists() and not (path / _WORK).exists():
+    try:
+      theirs = json.loads((path / SUMMARY).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise BadInput(f"{path / SUMMARY}: cannot be read as the summary of a dataset") from error
+    for name, value in _without_places(settings).items():
+      if theirs.get(name) != value:
+        raise BadInput(f"{path}: holds a dataset with other {name} ({theirs.get(name)}, now {value}); remove it")
+    return
+  export(settings, path, workers=len(os.sched_getaffinity(0)))
+
+
 def _results(
   settings: Settings, lights: LightSource, ids: Sequence[str], shown: frozenset[str], workers: int
 ) -> Iterator[tuple[Outcome, dict[str, bytes]]]:

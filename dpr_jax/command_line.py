@@ -1,6 +1,7 @@
 """What the entry scripts share: flags with dashes or underscores, one line for every error, exit codes."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,10 +50,36 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(spelled, known_only=False)
   except flags.Error as error:
+    if "parsing config file" in str(error):
+      fail(config_problem(error, spelled))
     fail(" ".join(str(error).removeprefix("FATAL Flags parsing error:").split()))
+  except Exception as error:  # of a config file, which runs as soon as a flag sets one of its fields
+    fail(config_problem(error, spelled))
   if len(rest) > 1:
     fail(f"unexpected argument {rest[1]!r}; flags begin with --")
   return rest
+
+
+def config_problem(error: Exception, words: Sequence[str] | None = None) -> str:
+  """One line on what a config file raised, or on a flag that sets a field which the config doesn't have.
+
+  Args:
+    error: what `ml_collections.config_flags` let pass.
+    words: the command line, by default that of this process.
+  """
+  if isinstance(error, BadInput):
+    return str(error)
+  words, text = sys.argv if words is None else words, " ".join(str(error).replace("\\n", " ").split())
+  if isinstance(error, (AttributeError, KeyError)):
+    for word in words:
+      name, _, field = word.partition("=")[0].partition(".")
+      if name.lstrip("-") in ("config", "noconfig") and any(part in text for part in field.split(".") if part):
+        meant = re.search(r'Did you mean "(\w+)"', text)
+        return f"{name}.{field}: no such field" + (f"; did you mean {meant[1]}?" if meant else "")
+  given = next((word for word in words if word.startswith("--config=")), "--config")
+  if isinstance(error, (flags.Error, OSError)):  # with a traceback, or a list of all the places, in the message
+    return f"{given}: {str(error).strip().splitlines()[-1].strip().removeprefix('dpr_jax.errors.BadInput: ')}"
+  return f"{given}: {type(error).__name__}: {text}"
 
 
 def enable_compilation_cache() -> None:
