@@ -27,6 +27,7 @@ _SIZE = flags.DEFINE_integer(
 _LIMIT = flags.DEFINE_integer("limit", None, "so many faces, the first ones; default: all")
 _RELIT_SOURCES = flags.DEFINE_bool("relit_sources", False, "not only the photos as sources, their relit images too")
 _WHOLE_PICTURE = flags.DEFINE_bool("whole_picture", False, "compare the whole picture, not only the face")
+_ON_CORRUPT = flags.DEFINE_enum("on_corrupt", "stop", ["stop", "skip"], "at a damaged record, or skip it")
 _PICTURES = flags.DEFINE_integer("pictures", 8, "faces in the grid of pictures")
 _OUT = flags.DEFINE_string("out", None, "a folder for evaluation.json and evaluation.png; default: only the table")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing outputs")
@@ -49,6 +50,7 @@ def main() -> None:
     overwrite=_OVERWRITE.value,
     relit_sources=_RELIT_SOURCES.value,
     whole_picture=_WHOLE_PICTURE.value,
+    on_corrupt=_ON_CORRUPT.value,
     num_pictures=_PICTURES.value,
   )
   print(table)

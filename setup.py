@@ -52,6 +52,7 @@ setup(
       "apache-beam>=2.70",
       "pyshtools",
       "pytest>=8",
+      "pytest-xdist>=3.5",
       "ruff",
       "tensorflow-cpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],

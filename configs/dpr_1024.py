@@ -1,6 +1,6 @@
 """The 1024 network: a trained 512 network between a new stem and a new head, fine-tuned at 1024 pixels.
 
-python export_dataset.py --source=celeba_hq --size=1024 --out=dataset_1024
+python export_dataset.py --source=celeba_hq --aligned --size=1024 --out=dataset_1024
 python train.py --config=configs/dpr_1024.py --workdir=runs/dpr_1024 --config.data.folder=dataset_1024
 
 It begins with the 512 network of the run in runs/dpr (`configs/dpr.py`); `--config.network.init` names another workdir
@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from configs import dpr
 
+_ALL_ON = (0, 0, 0, 0)  # the trunk has learnt to relight without skip connections
+
 
 def get_config(arg: str = "") -> ConfigDict:
   """The recipe, or `smoke`.
@@ -27,8 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.network.init = "runs/dpr"
   config.data.size = 1024
   config.batch_size = 8
-  config.num_steps = 20_000
-  config.skip_steps = (0, 0, 0, 0)  # the trunk has learnt to relight without them
+  dpr.in_steps(config, 20_000, _ALL_ON)
   config.optimizer.learning_rate = config.optimizer.discriminator_learning_rate = 1e-4
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup_steps = 500  # until the new stem and head fit the trunk
@@ -36,9 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> None:
-  skip_steps = config.skip_steps
   dpr.smoke(config)
+  dpr.in_steps(config, 24, _ALL_ON)
   config.network.init = ""
-  config.num_steps = 24
-  config.skip_steps = skip_steps
   config.sample_every = config.evaluate_every = config.save_every = 12

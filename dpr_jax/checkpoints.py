@@ -1,6 +1,7 @@
 """Where weights come from: a name, a file, or a training run."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from dpr_jax import assets, pytorch_weights
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import network_for
+from dpr_jax.hourglass import NUM_LEVELS, network_for
+from dpr_jax.skip_training import skips_on
 
 OFFICIAL = ("official-512", "official-1024")
 
@@ -93,7 +96,19 @@ def _restore(checkpoint: Path):
     variables = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
   _check_shapes(variables, path)
   _check_finite(variables, path)
+  _warn_of_missing_skips(checkpoint)
   return jax.tree.map(jnp.asarray, variables)
+
+
+def _warn_of_missing_skips(checkpoint: Path) -> None:
+  """Says so where skip training had not come to its end: users of the weights have all connections on."""
+  try:
+    skip_steps = json.loads((checkpoint / "config" / "metadata").read_text(encoding="utf-8"))["skip_steps"]
+    on = skips_on(max(0, int(checkpoint.name) - 1), skip_steps)
+  except (OSError, ValueError, KeyError, TypeError):  # not told: weights alone are enough
+    return
+  if on < NUM_LEVELS:
+    logging.warning("%s: %d of %d skip connections are trained so far; all will be used", checkpoint, on, NUM_LEVELS)
 
 
 def read_every_piece(path: Path) -> None:

@@ -25,14 +25,12 @@ from tqdm import tqdm
 
 from dpr_jax import metrics, pictures, records
 from dpr_jax.checkpoints import load_params
+from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import ALL_SKIPS, HourglassNet, HourglassNet1024, network_for
-from dpr_jax.input_pipeline import RecordSource, photo_luminance
-from dpr_jax.native_libraries import import_native
+from dpr_jax.input_pipeline import Augmentation, RecordSource
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, write_photo
-
-cv2 = import_native("cv2")
 
 IDENTITY = "identity"
 REPORT, GRID = "evaluation.json", "evaluation.png"
@@ -329,9 +327,9 @@ class Evaluator:
     height, width = record.mask.shape
     if height != width:
       raise BadInput(f"record {record.id!r}: is not square ({height} x {width} pixels, height and width)")
-    size = self.size or height
-    images = [photo_luminance(_resized(image, size)) for image in (record.original, *record.relit)]
-    mask = _resized(record.mask.astype(np.float32), size) > 0.5
+    move = Augmentation(self.size or height)
+    images = [photo_luminance(move.resize(image)) for image in (record.original, *record.relit)]
+    mask = move.mask(record.mask) > 0
     if not mask.any():
       raise BadInput(f"record {record.id!r}: its mask marks no face")
     lights = np.concatenate([record.source_light[None], record.target_lights])
@@ -363,12 +361,6 @@ def _light_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float
   }
 
 
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-  if len(image) == size:
-    return image
-  return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if len(image) > size else cv2.INTER_LINEAR)
-
-
 def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
   """`map` in threads that run no more than so many items ahead."""
   waiting = collections.deque()
@@ -395,6 +387,7 @@ def evaluate(
   overwrite: bool = False,
   relit_sources: bool = False,
   whole_picture: bool = False,
+  on_corrupt: str = "stop",
   num_pictures: int = 8,
 ) -> str:
   """Evaluates networks side by side, and the identity baseline with them.
@@ -409,6 +402,7 @@ def evaluate(
     overwrite: whether these may be replaced.
     relit_sources: see `Evaluator`.
     whole_picture: see `Evaluator`.
+    on_corrupt: see `Evaluator`.
     num_pictures: rows of the grid.
 
   Returns:
@@ -423,7 +417,9 @@ def evaluate(
   if num_pictures < 1:
     raise BadInput(f"--pictures {num_pictures}: must be at least 1")
   networks = {name: load_params(name) for name in dict.fromkeys(weights) if name != IDENTITY}
-  evaluator = Evaluator(folder, split, size, limit, relit_sources=relit_sources, whole_picture=whole_picture)
+  evaluator = Evaluator(
+    folder, split, size, limit, relit_sources=relit_sources, whole_picture=whole_picture, on_corrupt=on_corrupt
+  )
   for name, variables in networks.items():
     _check_fits(name, network_for(variables), evaluator.size)
   scores = {IDENTITY: evaluator.evaluate(identity, label=IDENTITY, num_pictures=num_pictures)}

@@ -1,7 +1,7 @@
 """Batches out of the TFRecord shards: shuffled, sharded by process, augmented, decoded ahead, and resumable.
 
-What the n-th batch of a process holds follows from the data, the seed, the process and n alone; how many threads or
-processes decode changes nothing. TensorFlow is not needed.
+What the n-th batch holds, and in which order, follows from its size, the data, the seed and n alone: neither how many
+threads or processes decode nor over how many hosts it is spread changes anything. TensorFlow is not needed.
 """
 
 import functools
@@ -20,16 +20,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from dpr_jax import color, records, sh
+from dpr_jax import records, sh
+from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import EncodedRecord, Record
-from dpr_jax.views import Faces, Views
+from dpr_jax.views import FACE_AXES, Faces, Views
 
 cv2 = import_native("cv2")
-
-MODES = ("offline", "online")
-ON_CORRUPT = ("stop", "skip")
 
 _MOST_THREADS = 16
 _MOST_NAMED = 3  # damaged records of those that are all damaged
@@ -131,55 +129,40 @@ def make_iterator(
 ) -> "BatchIterator":
   """Endless batches, `Faces` or, with `config.data.mode == "offline"`, `Views`, of NumPy arrays.
 
-  In every epoch all records are shuffled anew, over all processes, each of which takes its share; epochs follow each
-  other without a gap, so a batch may lie across two of them, and may hold a face twice where a split is smaller than a
-  batch. Pictures of another size than `config.data.size` are brought to it, smaller ones enlarged.
+  In every epoch all records are shuffled anew; epochs follow each other without a gap, so a batch may lie across two of
+  them, and may hold a face twice where a split is smaller than a batch. The batches of all processes, one after the
+  other, are the batch that one process would make of this row; but not where records are skipped: each process fills up
+  its batch from its own share, which then runs ahead of the others' by as many faces.
+
+  Pictures of another size than `config.data.size` are brought to it, smaller ones enlarged.
 
   Args:
-    config: of `training_config`; read is `config.data`.
+    config: one that `check_config` takes; read is `config.data`.
     folder: of `export_dataset.py`.
     split: one of `records.SPLITS`.
-    batch_size: faces in a batch of this process.
+    batch_size: faces in a batch of this process, as many as in every other.
     seed: of shuffling and augmentation, the same in all processes.
     process_index: of this process among those that train together.
     process_count: how many they are.
 
   Raises:
-    BadInput: a setting out of its range, or as `RecordSource`.
+    BadInput: as `RecordSource`.
+    ValueError: an empty batch, or no such process.
   """
-  data = config.data
-  _check(data, batch_size, process_index, process_count)
-  if seed < 0:
-    raise BadInput(f"config.seed {seed}: must be at least 0")
-  source = RecordSource(folder, split, data.on_corrupt)
-  return BatchIterator(source, data, batch_size, seed, process_index, process_count)
-
-
-def _check(data: ConfigDict, batch_size: int, process_index: int, process_count: int) -> None:
-  for name, known in (("mode", MODES), ("on_corrupt", ON_CORRUPT)):
-    if data[name] not in known:
-      raise BadInput(f"config.data.{name} {data[name]!r}: must be one of {', '.join(known)}")
-  for name in ("crop", "scale"):
-    if not 0 <= data[name] < 1:
-      raise BadInput(f"config.data.{name} {data[name]}: must lie in 0 to 1, without 1")
-  for name, value, least in (
-    ("size", data.size, 1),
-    ("workers", data.workers, 0),
-    ("prefetch", data.prefetch, 0),
-  ):
-    if value < least:
-      raise BadInput(f"config.data.{name} {value}: must be at least {least}")
   if batch_size < 1:
-    raise BadInput(f"a batch of {batch_size} faces: must be at least 1 in each process")
+    raise ValueError(f"a batch of {batch_size} faces")
   if not 0 <= process_index < process_count:
     raise ValueError(f"process {process_index} of {process_count}")
+  source = RecordSource(folder, split, config.data.on_corrupt)
+  return BatchIterator(source, config.data, batch_size, seed, process_index, process_count)
 
 
 class BatchIterator(grain.DatasetIterator):
   """What `make_iterator` returns.
 
-  Its state is a position, whatever the number of decoding threads and processes, and of one process: each saves its
-  own. `grain.checkpoint.CheckpointSave` and `CheckpointRestore` take it.
+  Its state is a position, whatever the number of decoding threads and processes and of batches decoded ahead. It is of
+  one process, and means the same face only with the same `batch_size` and `process_count`: each process saves its own.
+  `grain.checkpoint.CheckpointSave` and `CheckpointRestore` take it.
   """
 
   def __init__(
@@ -255,10 +238,9 @@ class BatchIterator(grain.DatasetIterator):
 
   def _pipeline(self) -> grain.IterDataset:
     """Batches from the current position on, each with the position after it."""
-    examples = _Examples(self._source, self._data, self._seed, self._process_count)
-    order = grain.MapDataset.range(len(self._source)).shuffle(_shuffle_seed(self._seed)).repeat()
-    order = order.map_with_index(examples)
-    order = order[self._process_index + self._position * self._process_count :: self._process_count]
+    share = _Share(self._batch_size, self._process_index, self._process_count)
+    examples = _Examples(self._source, self._data, self._seed, share)
+    order = grain.MapDataset.range(self._position, sys.maxsize).map(examples)
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, self._batch_size))
     if self._data.workers:
@@ -277,8 +259,6 @@ class BatchIterator(grain.DatasetIterator):
       stream = stream.mp_prefetch(options, worker_init_fn=functools.partial(_start_worker, os.getpid()))
     # Damage arrives here as a value, not as an exception: the same from a thread and from another process.
     stream = stream.filter(self._is_usable).batch(self._batch_size, batch_fn=_stack)
-    if not self._data.prefetch:
-      return stream
     return grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=self._data.prefetch)
 
   def _is_usable(self, example: "_Example") -> bool:
@@ -329,32 +309,43 @@ class _Example(NamedTuple):
   damage: str | None
 
 
-class _Examples:
-  """From a place in the row of all processes, and the record that stands there, to its example."""
+class _Share(NamedTuple):
+  """What a process reads of the endless row: of each batch of all processes, one block."""
 
-  def __init__(self, source: RecordSource, data: ConfigDict, seed: int, process_count: int):
-    self._source, self._seed, self._process_count = source, seed, process_count
+  batch_size: int
+  process_index: int
+  process_count: int
+
+  def place(self, position: int) -> int:
+    """Where a face stands in the row, from how many of this process come before it."""
+    batch, face = divmod(position, self.batch_size)
+    return (batch * self.process_count + self.process_index) * self.batch_size + face
+
+
+class _Examples:
+  """From a position of this process to the example there."""
+
+  def __init__(self, source: RecordSource, data: ConfigDict, seed: int, share: _Share):
+    self._source, self._seed, self._share = source, seed, share
+    self._row = grain.MapDataset.range(len(source)).shuffle(_shuffle_seed(seed)).repeat()
     self._data = data.to_dict()
 
-  def __call__(self, place: int, record: int) -> _Example:
-    position, epoch = place // self._process_count + 1, place // len(self._source)
+  def __call__(self, position: int) -> _Example:
+    place = self._share.place(position)
+    record, epoch = self._row[place], place // len(self._source)
     rng = np.random.default_rng([self._seed, 1, epoch, record])
     load = load_faces if self._data["mode"] == "online" else load_views
     try:
-      return _Example(position, record, load(self._source.encoded(record), self._data, rng), None)
+      return _Example(position + 1, record, load(self._source.encoded(record), self._data, rng), None)
     except BadInput as error:
-      return _Example(position, record, None, str(error))
+      return _Example(position + 1, record, None, str(error))
 
 
 def _stack(examples: Sequence[_Example]) -> tuple[int, Faces | Views]:
   faces = [example.face for example in examples]
-  axes = _FACE_AXES[type(faces[0])]
-  batch = type(faces[0])(*(np.stack(field, axis) for field, axis in zip(zip(*faces, strict=True), axes, strict=True)))
+  axes = FACE_AXES[type(faces[0])]
+  batch = type(axes)(*(np.stack(field, axis) for field, axis in zip(zip(*faces, strict=True), axes, strict=True)))
   return examples[-1].position, batch
-
-
-# Where the axis of the batch is.
-_FACE_AXES = {Faces: (0, 0, 0, 0), Views: (1, 1, 0, 0)}
 
 
 def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> Faces:
@@ -471,20 +462,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 # Each harmonic is even or odd in x: the sign by which it changes where x does.
 _SOMEWHERE = np.array([0.48, 0.6, 0.64])
 _MIRROR_LIGHT = np.sign(sh.basis(_SOMEWHERE) * sh.basis(_SOMEWHERE * [-1, 1, 1])).astype(np.float32)
-
-
-def photo_luminance(pixels: np.ndarray) -> np.ndarray:
-  """L / 100 of sRGB `[H, W, 3]` uint8, `[H, W]` float32.
-
-  `color.srgb_to_lab` by a table of the 256 values of each channel: as exact, and as fast as OpenCV's 8-bit Lab, which
-  in the dark is 1.5 gray levels off what the network is shown of a photo later.
-  """
-  y = cv2.transform(cv2.LUT(pixels, _LUMINANCE), np.ones((1, 3), np.float32))
-  return np.where(y > _KNEE, np.float32(1.16) * np.cbrt(y) - np.float32(0.16), y * np.float32(_SLOPE))
-
-
-# CIE's L / 100 = 1.16 Y^(1/3) - 0.16, with a straight line below the knee.
-_KNEE, _SLOPE = (6 / 29) ** 3, (29 / 3) ** 3 / 100
-# What each value of red, green and blue adds to Y: the weights are the Y of the three primaries.
-_WEIGHTS = ((color.linear_to_lab(np.eye(3))[:, 0] + 16) / 116) ** 3
-_LUMINANCE = (color.linearise(np.arange(256) / 255)[:, None] * _WEIGHTS).astype(np.float32)[:, None]

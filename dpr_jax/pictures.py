@@ -22,7 +22,7 @@ _LIMITED_RANGE = 1
 
 
 def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:
-  """A picture `[H, W, 3]` made no larger than `longest_side`; never enlarged."""
+  """A picture `[H, W]` or `[H, W, 3]` made no larger than `longest_side`; never enlarged."""
   scale = longest_side / max(pixels.shape[:2])
   if scale >= 1:
     return pixels

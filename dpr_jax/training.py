@@ -25,7 +25,7 @@ from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import HourglassNet, HourglassNet1024, network_for
 from dpr_jax.skip_training import skip_mask
 from dpr_jax.training_config import NETWORKS, check_config
-from dpr_jax.views import Faces, Views, relight_faces
+from dpr_jax.views import FACE_AXES, Faces, Views, relight_faces
 
 _AXIS = "data"
 
@@ -82,23 +82,18 @@ def data_mesh() -> Mesh:
   return Mesh(np.array(jax.devices()), (_AXIS,))
 
 
-# Where a batch's faces are counted, for each field.
-_FACE_AXES = {"online": Faces(0, 0, 0, 0), "offline": Views(luminance=1, light=1, mask=0, original=0)}
-
-
 def _over_faces(axis: int) -> PartitionSpec:
   return PartitionSpec(*[None] * axis, _AXIS)
 
 
-def _batch_shardings(mode: str, mesh: Mesh) -> Faces | Views:
-  axes = _FACE_AXES[mode]
+def _batch_shardings(kind: type[Faces] | type[Views], mesh: Mesh) -> Faces | Views:
+  axes = FACE_AXES[kind]
   return type(axes)(*(NamedSharding(mesh, _over_faces(axis)) for axis in axes))
 
 
 def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
   """This process's share of a batch (NumPy) as arrays over all devices, which hold the whole batch between them."""
-  shardings = _batch_shardings("online" if isinstance(batch, Faces) else "offline", mesh)
-  return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
+  return jax.tree.map(jax.make_array_from_process_local_data, _batch_shardings(type(batch), mesh), batch)
 
 
 def network_of(config: ConfigDict) -> HourglassNet | HourglassNet1024:
@@ -241,7 +236,7 @@ def make_train_step(
   replicated = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     functools.partial(train_step, config=config, mesh=mesh),
-    in_shardings=(replicated, _batch_shardings(config.data.mode, mesh)),
+    in_shardings=(replicated, _batch_shardings(Faces if config.data.mode == "online" else Views, mesh)),
     out_shardings=(replicated, replicated),
     donate_argnums=0,
     static_argnums=2,
@@ -360,7 +355,7 @@ def _microbatches(views: Views, count: int, mesh: Mesh) -> Views:
     array = jnp.moveaxis(array, axis + 1, 0)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, _over_faces(axis + 1)))
 
-  return jax.tree.map(cut, views, _FACE_AXES["offline"])
+  return jax.tree.map(cut, views, FACE_AXES[Views])
 
 
 def _pairs(views: Views, config: ConfigDict) -> _Pairs:

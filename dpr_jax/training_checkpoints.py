@@ -43,14 +43,9 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
   Raises:
     BadInput: it holds something that no training run wrote, another run is at work in it, or it cannot be written to.
   """
-  config = workdir / CONFIG
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    foreign = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
-    if foreign and not _is_config(config):
-      raise BadInput(
-        f"{workdir}: holds {foreign[0]!r}, but no {CONFIG} of a training run; choose another --workdir, or a new one"
-      )
+    check_not_foreign(workdir)
     lock = (workdir / _LOCK).open("w")
   except OSError as error:
     raise BadInput(f"{workdir}: cannot be written to ({error.strerror})") from error
@@ -64,6 +59,20 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
         if _LEFT_OVER.fullmatch(path.name):
           path.unlink(missing_ok=True)
     yield
+
+
+def check_not_foreign(workdir: Path) -> None:
+  """Raises BadInput if a folder holds something that no training run wrote, or is none; it may not exist yet."""
+  try:
+    foreign = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    raise BadInput(f"{workdir}: not a readable folder ({error.strerror})") from error
+  if foreign and not _is_config(workdir / CONFIG):
+    raise BadInput(
+      f"{workdir}: holds {foreign[0]!r}, but no {CONFIG} of a training run; choose another --workdir, or a new one"
+    )
 
 
 def _is_config(path: Path) -> bool:
@@ -82,6 +91,19 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
   """
   with atomic_output(workdir / CONFIG, overwrite=True) as temporary:
     temporary.write_text(json.dumps(as_json(config), indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(workdir: Path, step: int) -> dict[str, Any]:
+  """The config that the checkpoint of a step was written with, without opening the others.
+
+  Raises:
+    BadInput: it cannot be read.
+  """
+  path = workdir / CHECKPOINTS / str(step) / "config" / "metadata"  # orbax's name for a JSON item
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a training run is made of: every field, its default and its meaning. `configs/` holds the recipes."""
 
 import difflib
+import functools
 import math
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from dpr_jax.discriminator import minimum_size
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024
-from dpr_jax.skip_training import check_skip_steps
+from dpr_jax.skip_training import check_skip_steps, steps_of_epochs
 
 NETWORKS = {"512": HourglassNet, "1024": HourglassNet1024}
 
@@ -21,7 +22,9 @@ def default_config() -> ConfigDict:
   """
   config = ConfigDict()
   config.seed = 0
+  # One of the two, the other is 0. An epoch passes each face of the training split once.
   config.num_steps = 100_000
+  config.num_epochs = 0.0
   # Faces in a batch, over all processes and all microbatches. Each is shown under two lights, and each of the two is
   # relit to the other: twice as many images pass the network.
   config.batch_size = 16
@@ -78,8 +81,9 @@ def default_config() -> ConfigDict:
   optimizer.clip_norm = 0.0  # of the gradient; 0: not clipped
   optimizer.ema_decay = 0.999  # of the generator that is evaluated and shipped
 
-  # First step with one, two, three and all four skip connections, innermost first.
+  # First step with one, two, three and all four skip connections, innermost first; or in epochs, the other is ().
   config.skip_steps = (0,) * NUM_LEVELS
+  config.skip_epochs = ()
 
   config.log_every = 50
   config.sample_every = 1000
@@ -91,13 +95,13 @@ def default_config() -> ConfigDict:
 
 _WHOLE_FROM_0 = (
   "seed",
+  "num_steps",
   "data.workers",
   "loss.adversarial_from",
   "loss.feature_from",
   "optimizer.warmup_steps",
 )
 _WHOLE_FROM_1 = (
-  "num_steps",
   "batch_size",
   "accumulate",
   "network.base_filters",
@@ -115,6 +119,7 @@ _WHOLE_FROM_1 = (
   "keep",
 )
 _NOT_NEGATIVE = (
+  "num_epochs",
   "loss.image",
   "loss.gradient",
   "loss.light",
@@ -153,7 +158,7 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
   for name, choices in _CHOICES.items():
     if fields[name] not in choices:
       raise BadInput(f"config.{name} is {fields[name]!r}, none of {', '.join(choices)}")
-  check_skip_steps(fields["skip_steps"])
+  _check_length(config)
   multiple = NETWORKS[config.network.name].size_multiple
   if config.data.size % multiple:
     raise BadInput(
@@ -171,10 +176,56 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
       f"config.batch_size is {config.batch_size}, no multiple of {num_devices} devices x {config.accumulate} "
       "microbatches (config.accumulate)"
     )
-  if config.optimizer.warmup_steps >= config.num_steps:
+  if config.num_steps and config.optimizer.warmup_steps >= config.num_steps:
     raise BadInput(
       f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, but config.num_steps {config.num_steps}"
     )
+
+
+def _check_length(config: ConfigDict) -> None:
+  """How long a run is, and when skip connections come on: each said once, in steps or in epochs."""
+  if (config.num_steps > 0) == (config.num_epochs > 0):
+    raise BadInput(
+      f"config.num_steps is {config.num_steps} and config.num_epochs {config.num_epochs}: one must be 0, the other not"
+    )
+  if bool(config.skip_steps) == bool(config.skip_epochs):
+    raise BadInput(
+      f"config.skip_steps is {config.skip_steps} and config.skip_epochs {config.skip_epochs}: "
+      "one must be (), the other not"
+    )
+  if config.skip_steps:
+    check_skip_steps(config.skip_steps)
+  else:
+    epochs = config.skip_epochs
+    if len(epochs) != NUM_LEVELS or not all(isinstance(epoch, (int, float)) and epoch >= 0 for epoch in epochs):
+      raise BadInput(f"config.skip_epochs must be {NUM_LEVELS} numbers of epochs, not {epochs}")
+    if sorted(epochs) != list(epochs):
+      raise BadInput(f"config.skip_epochs are in order, first the innermost connection's, and must not fall: {epochs}")
+  for unit, length, skips in (
+    ("steps", config.num_steps, config.skip_steps),
+    ("epochs", config.num_epochs, config.skip_epochs),
+  ):
+    if length and skips and skips[-1] >= length:
+      raise BadInput(
+        f"config.skip_{unit} is {skips}, but the run has {length} {unit}: it would end without the outermost connection"
+      )
+
+
+def in_steps(config: ConfigDict, faces: int) -> ConfigDict:
+  """The config with epochs turned into steps.
+
+  Args:
+    config: checked.
+    faces: in the training split.
+  """
+  steps = functools.partial(steps_of_epochs, faces=faces, batch_size=config.batch_size)
+  config = config.copy_and_resolve_references()
+  if config.num_epochs:
+    config.num_steps, config.num_epochs = max(1, steps(config.num_epochs)), 0.0
+  if config.skip_epochs:
+    config.skip_steps, config.skip_epochs = tuple(steps(epoch) for epoch in config.skip_epochs), ()
+  check_config(config)
+  return config
 
 
 def _checked_fields(config: ConfigDict) -> dict[str, object]:

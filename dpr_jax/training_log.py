@@ -22,6 +22,13 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
 
+# Of the numbers of a step: what the bar shows, and what stands first in the line above it.
+_IN_BAR = ("loss", "images_per_second", "skips_on")
+_FIRST = (
+  *("loss", "image", "gradient", "light", "adversarial", "feature", "discriminator"),
+  *("images_per_second", "skips_on"),
+)
+
 
 class TrainingLog:
   """The log of a run from a step on; use it in a `with` statement. A silent one (`workdir` None) does nothing."""
@@ -67,8 +74,10 @@ class TrainingLog:
     if self._silent:
       return
     try:
-      self._metrics.close()
-      self._events.close()
+      try:
+        self._metrics.close()
+      finally:
+        self._events.close()
     except OSError as failed:
       if error is None:
         raise self._unwritable(failed) from failed
@@ -88,7 +97,8 @@ class TrainingLog:
 
     Args:
       step: updates that are done.
-      numbers: finite, by name; a name may have groups, as in `validation/l1`.
+      numbers: finite, by name; a name may have groups, as in `validation/l1`. `corrupt_records` is what this process
+        alone has skipped, of its share, since it started.
 
     Raises:
       BadInput: a file cannot be written.
@@ -103,11 +113,10 @@ class TrainingLog:
       self._events.flush()
     except OSError as error:
       raise self._unwritable(error) from error
-    line = ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-    if self._bar.disable:
-      self.say(f"step {step} of {self._bar.total}: {line}")
-    else:
-      self._bar.set_postfix_str(line, refresh=False)
+    # What is of interest first stands first: a narrow terminal may show no more.
+    shown = {name: f"{name} {numbers[name]:.4g}" for name in sorted(numbers, key=_place)}
+    self.say(f"step {step} of {self._bar.total}: {', '.join(shown.values())}")
+    self._bar.set_postfix_str(", ".join(shown[name] for name in _IN_BAR if name in shown), refresh=False)
 
   def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
     """Writes a picture into the folder of samples and to TensorBoard.
@@ -163,6 +172,13 @@ def _is_up_to(line: str, last_step: int) -> bool:
     return line.endswith("\n") and json.loads(line)["step"] <= last_step
   except (ValueError, TypeError, KeyError):
     return False
+
+
+def _place(name: str) -> int:
+  """Where a number stands in its line: the known ones, those of an evaluation, the others."""
+  if name in _FIRST:
+    return _FIRST.index(name)
+  return len(_FIRST) + (not name.startswith("validation/"))
 
 
 class Stopwatch:

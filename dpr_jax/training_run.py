@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -20,10 +21,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dpr_jax import records, sh, training_checkpoints
-from dpr_jax.checkpoints import CHECKPOINTS
+from dpr_jax.checkpoints import CHECKPOINTS, OFFICIAL
+from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.evaluation import Evaluator
-from dpr_jax.input_pipeline import Augmentation, RecordSource, make_iterator, photo_luminance
+from dpr_jax.input_pipeline import Augmentation, RecordSource, make_iterator
 from dpr_jax.pictures import contact_sheet, relighting_grid, shrink
 from dpr_jax.training import (
   Stage,
@@ -35,8 +37,9 @@ from dpr_jax.training import (
   stage_at,
 )
 from dpr_jax.training_checkpoints import Checkpoints
-from dpr_jax.training_config import check_config
+from dpr_jax.training_config import check_config, in_steps
 from dpr_jax.training_log import Stopwatch, TrainingLog, write_picture
+from dpr_jax.views import Faces, Views
 
 RELIT = "relit.png"
 
@@ -56,6 +59,7 @@ _LONGEST_WAIT_MS = 24 * 3600 * 1000
 _LONGEST_PARTING_SECONDS = 60
 
 MakeFaces = Callable[[ConfigDict, Path], None]
+_T = TypeVar("_T")
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, make_faces: MakeFaces | None = None) -> None:
@@ -130,26 +134,55 @@ def _speaks_of_processes(environment: Mapping[str, str]) -> bool:
 def _prepare(config: ConfigDict, workdir: Path, make_faces: MakeFaces | None, stack: contextlib.ExitStack) -> Path:
   """Claims the workdir and makes the data, in the first process, while the others wait; returns the data's folder."""
   folder = Path(config.data.folder) if config.data.folder else workdir / training_checkpoints.DATA
-  failure = None
-  if jax.process_index() == 0:
-    try:
-      stack.enter_context(training_checkpoints.claim_workdir(workdir))
-      latest = latest_step(workdir)
-      if latest is None:
-        training_checkpoints.write_config(workdir, config)
-      if not config.data.folder:
-        if make_faces is None:
-          raise BadInput("config.data.folder is empty: name a folder of export_dataset.py")
-        make_faces(config, folder)
-    except BadInput as error:
-      failure = error
+
+  def prepare():
+    if config.data.folder:
+      records.list_shards(folder, "train")  # before anything is written
+    elif make_faces is None:
+      raise BadInput("config.data.folder is empty: name a folder of export_dataset.py")
+    stack.enter_context(training_checkpoints.claim_workdir(workdir))
+    if latest_step(workdir) is None:
+      training_checkpoints.write_config(workdir, config)
+    if not config.data.folder:
+      make_faces(config, folder)
+
+  _in_first_process(prepare)
+  return folder
+
+
+def _in_first_process(action: Callable[[], _T]) -> _T | None:
+  """What `action` returns in the first process, and None in the others; raises in all, as `_in_all_processes`."""
+  return _in_all_processes(action if jax.process_index() == 0 else lambda: None)
+
+
+def _in_all_processes(action: Callable[[], _T]) -> _T:
+  """What `action` returns; where it fails in some processes, all stop: none waits for one that is gone.
+
+  Every process calls this at the same place, and waits there for the others.
+
+  Raises:
+    BadInput: an `OSError` of this process in one line, or that another process failed. All else that `action` raises
+      passes as it is.
+  """
+  result = failure = None
+  try:
+    result = action()
+  except Exception as error:
+    failure = error
   if jax.process_count() > 1:
-    _wait_for_all("prepared")
-    if multihost_utils.process_allgather(np.int32(failure is not None)).any() and failure is None:
-      raise BadInput("process 0 could not begin; see what it says")
+    _wait_for_all(f"agreed {next(_agreements)}")
+    (failed,) = np.nonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
+    if failed.size and failure is None:
+      raise BadInput(f"process {failed[0]} stopped; see what it says")
+  if isinstance(failure, OSError):
+    place = "" if failure.filename is None else f"{failure.filename}: "
+    raise BadInput(f"{place}{failure.strerror or failure}") from failure
   if failure is not None:
     raise failure
-  return folder
+  return result
+
+
+_agreements = itertools.count()
 
 
 def _wait_for_all(name: str) -> None:
@@ -169,22 +202,38 @@ def describe(config: ConfigDict, workdir: str | os.PathLike) -> str:
   """What `train_and_evaluate` would do, for people; writes nothing.
 
   Raises:
-    BadInput: a config that it would refuse.
+    BadInput: it would refuse the config, the workdir, or the data's folder.
   """
   check_config(config)
   workdir = Path(workdir)
-  latest, data, skips = latest_step(workdir), config.data, list(config.skip_steps)
+  training_checkpoints.check_not_foreign(workdir)
+  if config.data.folder:
+    config = _in_steps(config, Path(config.data.folder))
+  latest, data = latest_step(workdir), config.data
+  if latest is not None:
+    theirs = training_checkpoints.read_config(workdir, latest)
+    training_checkpoints.check_same_model(training_checkpoints.as_json(config), theirs, workdir)
+  length = f"{config.num_steps} steps" if config.num_steps else f"{config.num_epochs:g} epochs"
+  skips = ", ".join(f"{number:g}" for number in config.skip_steps or config.skip_epochs)
   source = data.folder or f"{data.procedural_faces} procedural faces, made in {workdir / training_checkpoints.DATA}"
   lines = [
     str(config).rstrip(),
     "",
     f"network {config.network.name} with {config.network.base_filters} base filters, {config.network.dtype}",
     f"data: {source}; {data.size} x {data.size} pixels, {data.mode}",
-    f"{config.num_steps} steps of {config.batch_size} faces, each under two lights; "
-    f"skip connections on, one after the other, at steps {', '.join(map(str, skips))}",
+    f"{length} in batches of {config.batch_size} faces, each under two lights; "
+    f"skip connections on, one after the other, at {'steps' if config.skip_steps else 'epochs'} {skips}",
     f"{workdir}: " + ("begins anew" if latest is None else f"goes on from step {latest}"),
   ]
+  if (init := config.network.init) and latest is None:
+    missing = init not in OFFICIAL and not os.path.exists(init)
+    lines.insert(-1, f"network.init {init}" + (": not there yet" if missing else ""))
   return "\n".join(lines)
+
+
+def _in_steps(config: ConfigDict, folder: Path) -> ConfigDict:
+  """The config with a length in steps, now that its data are known."""
+  return in_steps(config, len(RecordSource(folder, "train", config.data.on_corrupt)))
 
 
 @dataclasses.dataclass
@@ -199,14 +248,14 @@ class _Pending:
   step: int
   metrics: dict[str, jax.Array]
 
-  def numbers(self, last_good: str) -> dict[str, float]:
-    """The metrics, when they are there; BadInput if one is not finite."""
+  def numbers(self, last_good: Callable[[], str]) -> dict[str, float]:
+    """The metrics, when they are there; BadInput if one is not finite, which ends with what `last_good` says."""
     numbers = {name: float(value) for name, value in jax.device_get(self.metrics).items()}
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
     if wrong:
       # The norms follow the terms; they are of interest where all terms are fine.
       described = ", ".join(f"{name} is {numbers[name]}" for name in [*filter(_TERMS.__contains__, wrong)] or wrong)
-      raise BadInput(f"step {self.step}: {described}; training stopped, {last_good}")
+      raise BadInput(f"step {self.step}: {described}; training stopped, {last_good()}")
     return numbers
 
 
@@ -249,6 +298,7 @@ class _Run:
   """What `train_and_evaluate` has open."""
 
   def __init__(self, config: ConfigDict, workdir: Path, folder: Path, stack: contextlib.ExitStack):
+    config = _in_all_processes(lambda: _in_steps(config, folder))
     self._config, self._workdir, self._folder = config, workdir, folder
     self._first_process = jax.process_index() == 0
     self._mesh = data_mesh()
@@ -261,27 +311,30 @@ class _Run:
       training_checkpoints.check_same_model(ours, theirs, self._checkpoints.path(first))
       config = config.copy_and_resolve_references()
       config.network.init = ""  # is in the checkpoint, and may be gone
-    self._iterator = make_iterator(
-      config,
-      folder,
-      "train",
-      batch_size=config.batch_size // jax.process_count(),
-      seed=config.seed,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+    self._iterator = _in_all_processes(
+      lambda: make_iterator(
+        config,
+        folder,
+        "train",
+        batch_size=config.batch_size // jax.process_count(),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+      )
     )
     stack.callback(self._iterator.close)
-    self._state = create_train_state(config, self._mesh)
+    self._batch = self._input_failure = None  # the last one, and why there is no other
+    self._state = _in_all_processes(lambda: create_train_state(config, self._mesh))
     changes = []
     if first is not None:
       self._state = self._checkpoints.restore(first, self._state)
       self._checkpoints.restore_iterator(first, self._iterator)
       changes = training_checkpoints.changed_fields(ours, theirs)
-      if self._first_process:
-        training_checkpoints.write_config(workdir, self._config)
+      _in_first_process(lambda: training_checkpoints.write_config(workdir, self._config))
     self._step = self._saved = first or 0
+    seen_by = workdir if self._first_process else None
     self._log = stack.enter_context(
-      TrainingLog(workdir if self._first_process else None, first_step=self._step, num_steps=config.num_steps)
+      _in_all_processes(lambda: TrainingLog(seen_by, first_step=self._step, num_steps=config.num_steps))
     )
     if first is not None:
       self._log.say(f"goes on from step {first} of {self._checkpoints.folder}")
@@ -289,34 +342,28 @@ class _Run:
       self._log.say("changed since then: " + "; ".join(changes))
     self._network = network_of(config)
     self._faces = None  # of the pictures; read when they are needed first
-    self._evaluator = self._open_evaluator() if self._first_process else None
+    self._evaluator = _in_first_process(self._open_evaluator)
 
   def _open_evaluator(self) -> Evaluator | None:
     """Before the first step: nobody wants to learn of a damaged file after the thousandth."""
     if not any(self._folder.glob(f"{records.DATASET_NAME}-{_HELD_OUT}.tfrecord-*")):
       self._log.say(f"{self._folder}: no face is in the {_HELD_OUT} split, so that nothing is evaluated")
       return None
-    try:
-      return Evaluator(self._folder, _HELD_OUT, self._config.data.size, _EVALUATED_FACES)
-    except BadInput as error:
-      if self._config.data.on_corrupt == "stop":
-        raise
-      self._log.say(f"nothing is evaluated: {error}")
-      return None
+    data = self._config.data
+    return Evaluator(self._folder, _HELD_OUT, data.size, _EVALUATED_FACES, on_corrupt=data.on_corrupt)
 
   def train(self) -> None:
     """The steps that are left, and the last picture."""
-    config = self._config
     with _StopSignals() as signals:
       stopped = self._train(signals)
-      self._checkpoints.wait()
+      _in_all_processes(self._checkpoints.wait)
       if stopped:
         self._log.say(f"stopped and saved at step {self._step}; the same command goes on")
-    if not stopped and self._first_process:
+    if not stopped:
       path = self._workdir / RELIT
-      write_picture(path, self._relit_sheet(stage_at(max(0, self._step - 1), config)))
+      stage = stage_at(max(0, self._step - 1), self._config)
+      _in_first_process(lambda: write_picture(path, self._relit_sheet(stage)))
       self._log.say(f"trained to step {self._step}: {path}")
-    _wait_for_all("finished")
     if signals.interrupted and stopped:
       raise KeyboardInterrupt
 
@@ -328,11 +375,11 @@ class _Run:
     while self._step < config.num_steps:
       compiles, stage = stage != (new := stage_at(self._step, config)), new
       waits_from = time.monotonic()
-      batch = next(self._iterator)
+      batch = self._next_batch()
       watch.add_wait(time.monotonic() - waits_from)
       self._state, metrics = train_step(self._state, shard_batch(batch, mesh), stage)
       if pending is not None:
-        pending.numbers(self._last_good())  # while the device is at work on the next step
+        self._numbers(pending)  # while the device is at work on the next step
       self._step += 1
       watch.steps += 1
       pending = _Pending(self._step, metrics)
@@ -343,7 +390,7 @@ class _Run:
         for every in (config.log_every, config.evaluate_every, config.sample_every, config.save_every)
       )
       if compiles or logs or evaluates or samples or saves:
-        numbers = pending.numbers(self._last_good())
+        numbers = self._numbers(pending)
         pending = None
         if compiles:
           watch.restart()  # what XLA takes is no measure of training
@@ -360,21 +407,56 @@ class _Run:
         return self._step < config.num_steps
     return False
 
+  def _next_batch(self) -> Faces | Views:
+    """The next batch of this process.
+
+    Where it fails in one of several processes, the others are on their way into the step and can't be told: they get
+    NaN from it, as long as that takes to show, and `_numbers` tells the reason. That costs a good step nothing.
+    """
+    if self._batch is None:
+      self._batch = _in_all_processes(lambda: next(self._iterator))
+    elif self._input_failure is None:
+      try:
+        self._batch = next(self._iterator)
+      except Exception as error:
+        if jax.process_count() == 1:
+          raise
+        self._input_failure = error
+        self._batch = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), self._batch)
+    return self._batch
+
+  def _numbers(self, pending: "_Pending") -> dict[str, float]:
+    """As `_Pending.numbers`, which raises in all processes or in none."""
+    try:
+      return pending.numbers(self._last_good)
+    except BadInput:
+      _in_all_processes(self._raise_input_failure)
+      raise
+
+  def _raise_input_failure(self) -> None:
+    if self._input_failure is not None:
+      raise self._input_failure
+
   def _last_good(self) -> str:
-    return f"the last checkpoint is of step {self._saved}" if self._saved else "no checkpoint was written yet"
+    with contextlib.suppress(BadInput):  # one that can't be written is no good one
+      self._checkpoints.wait()
+    step = latest_step(self._workdir)
+    return "no checkpoint was written yet" if step is None else f"the last checkpoint is of step {step}"
 
   def _report(self, numbers: dict[str, float], stage: Stage, *, evaluates: bool, samples: bool) -> None:
     """Logs this step: what it measured, and what the running mean does on held-out faces."""
-    self._checkpoints.check()
-    if self._first_process:
-      if evaluates:
-        numbers = numbers | self._evaluation(stage)
+
+    def report():
+      self._checkpoints.check()
+      if not self._first_process:
+        return
+      held_out = self._evaluation(stage) if evaluates else {}
       if samples:
         self._log.picture(self._step, "samples", self._sample_grid(stage))
-      if numbers:
-        self._log.write(self._step, numbers)
-    if evaluates or samples:
-      _wait_for_all(f"reported {self._step}")
+      if numbers or held_out:
+        self._log.write(self._step, numbers | held_out)
+
+    _in_all_processes(report)
 
   def _save(self) -> None:
     if self._saved != self._step:

@@ -50,6 +50,10 @@ class Views(NamedTuple):
   original: Array
 
 
+# Which axis of each field counts the faces.
+FACE_AXES = {Faces: Faces(0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+
+
 class Lights(NamedTuple):
   """Lights to relight faces with: what the network is told, and hard lamps that nine numbers cannot say.
 

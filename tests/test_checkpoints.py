@@ -1,5 +1,6 @@
 """What load_params accepts, and how it refuses the rest."""
 
+import json
 import os
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_a_training_run(tmp_path, network_class):
     assert tree_of(params) == init_tree(network)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     jax.tree.map(np.testing.assert_array_equal, params, trees[step])
+
+
+@pytest.mark.parametrize(("step", "on"), [(2, 0), (3, 1), (6, 2), (9, 4)])
+def test_it_is_said_where_skip_training_had_not_come_to_its_end(tmp_path, caplog, step, on):
+  save_step(tmp_path, step, tiny_variables())
+  config = tmp_path / "checkpoints" / str(step) / "config"
+  config.mkdir()
+  (config / "metadata").write_text(json.dumps({"skip_steps": [2, 4, 7, 8]}))
+  with caplog.at_level("WARNING", "absl"):
+    load_params(tmp_path)
+  assert [record.getMessage().partition(": ")[2] for record in caplog.records] == (
+    [] if on == 4 else [f"{on} of 4 skip connections are trained so far; all will be used"]
+  )
 
 
 def test_what_a_kill_left_half_written_is_passed_over(tmp_path):

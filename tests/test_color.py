@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage import color as skimage_color
 
-from dpr_jax.color import lab_to_srgb, linear_to_lab, linearise, srgb_to_lab
+from dpr_jax.color import lab_to_srgb, linear_to_lab, linearise, photo_luminance, srgb_to_lab
 
 RANDOM = np.random.default_rng(0).uniform(size=(64, 64, 3)).astype(np.float32)
 CORNERS = np.array(list(itertools.product((0, 1), repeat=3)), np.float32)
@@ -138,3 +138,15 @@ def test_gradients_against_differences():
     differences = (function(points + steps) - function(points - steps)) / (2 * step)
     jacobians = batched_jacobian(function, points.astype(np.float32))
     np.testing.assert_allclose(jacobians, np.moveaxis(differences, 0, -1), rtol=1e-3, atol=1e-3)
+
+
+def test_luminance_of_8_bits():
+  """By the table what the network is shown of a photo."""
+  grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+  dark = np.random.default_rng(1).integers(0, 30, (50, 60, 3), np.uint8)
+  colors = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+  for pixels in (grays, dark, colors, colors[:, ::-1]):
+    luminance = photo_luminance(pixels)
+    assert luminance.dtype == np.float32
+    np.testing.assert_allclose(luminance, srgb_to_lab(pixels / 255)[..., 0] / 100, atol=1e-6)
+  assert photo_luminance(grays)[[0, 255], 0] == pytest.approx([0, 1], abs=1e-6)

@@ -11,7 +11,7 @@ from conftest import ROOT
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import ALL_SKIPS, HourglassNet1024
 from dpr_jax.training import create_train_state, data_mesh, make_train_step, network_of, shard_batch, stage_at
-from dpr_jax.training_config import check_config
+from dpr_jax.training_config import check_config, in_steps
 from dpr_jax.views import Faces, Views
 
 RECIPES = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "__init__")
@@ -34,6 +34,7 @@ def test_recipe_can_be_run_and_is_locked(name, arg):
   config = recipe(name, arg)
   check_config(config)
   assert config.is_locked
+  config = in_steps(config, faces=1_000)
   assert stage_at(0, config).skip_mask == (ALL_SKIPS if name == "dpr_1024" else (False,) * 4)
   last = stage_at(config.num_steps - 1, config)
   assert last == (ALL_SKIPS, arg != "procedural", True)
@@ -52,9 +53,16 @@ def test_the_paper_s_numbers():
   config = recipe("dpr")
   assert (config.data.size, config.data.lights_per_face) == (512, 5)
   assert (config.loss.adversarial, config.loss.feature) == (0.5, 0.5)
+  config = in_steps(config, faces=27_627)
   epoch = config.num_steps / 14
   assert epoch * config.batch_size * 2 == pytest.approx(27_627 * 5, rel=1e-4)
   assert config.skip_steps == pytest.approx([5 * epoch, 6 * epoch, 7 * epoch, 8 * epoch], abs=1)
+
+
+def test_epochs_follow_the_batch_and_the_dataset():
+  config = recipe("dpr")
+  config.batch_size = 32
+  assert in_steps(config, faces=1_000).num_steps == round(35 * 1_000 / 32)
 
 
 def test_the_1024_recipe_grows_out_of_the_512_run():

@@ -172,7 +172,7 @@ def test_export_flags_that_are_wrong_are_refused_at_once(start, fakes, tmp_path,
     (["--normals=guess"], "--normals guess: must be one of face_mesh, tddfa, synthetic"),
     (["--light_prior=empty"], "{cwd}/empty: holds no light (.txt, "),
     (["--normals=tddfa", "--light_estimator=fit"], "mb1_120x120.pth: not here; get it from https://"),
-    (["--light_estimator=network", "--weights=none.t7"], "weights 'none.t7': no such file; "),
+    (["--light_estimator=network", "--weights=none.t7"], "weights 'none.t7': no such file or training run; "),
   ],
 )
 def test_exports_that_cannot_be_stop_before_anything_is_written(start, shared, tmp_path, arguments, message):

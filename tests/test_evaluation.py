@@ -16,9 +16,11 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from dpr_jax import evaluation, metrics, records, relight_luminance, sh
+from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.evaluation import Evaluator, identity, light_side
 from dpr_jax.hourglass import HourglassNet, HourglassNet1024
+from dpr_jax.input_pipeline import Augmentation
 
 SIDE = 32
 SIDES = {
@@ -145,7 +147,7 @@ class Oracle:
 
   @staticmethod
   def image(pixels, size):
-    return evaluation.photo_luminance(evaluation._resized(pixels, size))
+    return photo_luminance(Augmentation(size).resize(pixels))
 
   def __call__(self, sources, lights):
     self.shapes.add((sources.shape, lights.shape))

@@ -14,17 +14,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dpr_jax import color, input_pipeline, ratio, records, sh
+from dpr_jax import ratio, records, sh
+from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
-from dpr_jax.input_pipeline import Augmentation, RecordSource, make_iterator, photo_luminance
+from dpr_jax.input_pipeline import Augmentation, RecordSource, make_iterator
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import Record, encode_record, record_offsets
 from dpr_jax.training_config import default_config
-from dpr_jax.views import Faces, Views
+from dpr_jax.views import FACE_AXES, Faces, Views
 
 cv2 = import_native("cv2")
 
 SIZE = 16
+MODES = ("offline", "online")
 
 
 def face(number, size=SIZE, lights=2):
@@ -180,13 +182,39 @@ def test_every_face_comes_once_an_epoch_in_another_order(folder, iterate):
   assert all_numbers(take(iterate(folder, batch_size=10), 4)) == seen[:40]
 
 
-@pytest.mark.parametrize("count", [2, 3, 7, 9])
-def test_processes_share_every_epoch(folder, iterate, count):
-  """Disjoint, and together what one process would read, byte for byte."""
-  alone = take(iterate(folder, batch_size=1), 4 * count)
-  for index in range(count):
-    for step, batch in enumerate(take(iterate(folder, batch_size=1, process=(index, count)), 4)):
-      assert_equal(batch, alone[step * count + index])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("count", "share"), [(2, 3), (4, 1), (4, 2), (9, 1)])
+def test_processes_together_read_what_one_would(folder, iterate, mode, count, share):
+  """Their batches one after the other, byte for byte; over ends of epochs, and from a state too."""
+  alone = iterate(folder, batch_size=count * share, mode=mode)
+  together = [iterate(folder, batch_size=share, mode=mode, process=(index, count)) for index in range(count)]
+  for step in range(5):
+    if step == 3:
+      for index, iterator in enumerate(together):
+        assert iterator.get_state() == {"position": 3 * share}
+        together[index] = iterate(folder, batch_size=share, mode=mode, process=(index, count))
+        together[index].set_state(iterator.get_state())
+    assert_equal(joined([next(iterator) for iterator in together]), next(alone))
+
+
+def joined(batches):
+  """One batch of several, as the devices of several processes hold it."""
+  axes = FACE_AXES[type(batches[0])]
+  return type(axes)(*map(np.concatenate, zip(*batches, strict=True), axes))
+
+
+def test_processes_fill_up_their_own_batches_where_records_are_skipped(tmp_path, iterate):
+  """Their shares stay disjoint, and nothing else is left out."""
+  (path,) = write(tmp_path, [PAYLOADS])
+  flip_byte(path, 4)
+  alone = all_numbers(take(iterate(folder=tmp_path, batch_size=6, on_corrupt="skip"), 6))
+  assert sorted(alone) == sorted(6 * [0, 1, 2, 3, 5, 6])
+  seen = []
+  for index in range(2):
+    iterator = iterate(tmp_path, batch_size=1, process=(index, 2), on_corrupt="skip")
+    while iterator.get_state()["position"] < 21:  # of 42 places, 6 epochs
+      seen += numbers(next(iterator))
+  assert sorted(seen) == sorted(alone)
 
 
 def test_batches_are_float32_arrays(folder, iterate):
@@ -224,8 +252,8 @@ def test_augmentation_depends_on_seed_epoch_and_face_alone(folder, iterate):
 # Decoding ahead, and going on
 
 
-@pytest.mark.parametrize("mode", input_pipeline.MODES)
-@pytest.mark.parametrize("prefetch", [0, 4])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("prefetch", [1, 4])
 def test_a_state_goes_on_exactly(folder, iterate, mode, prefetch):
   """Over ends of epochs (7 faces, batches of 3), from every place, with batches decoded ahead."""
   make = lambda: iterate(folder, mode=mode, prefetch=prefetch)  # noqa: E731
@@ -258,7 +286,7 @@ def test_orbax_saves_and_restores_it(folder, iterate, tmp_path):
     assert_equal(next(fresh), batch)
 
 
-@pytest.mark.parametrize("mode", input_pipeline.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_processes_decode_what_threads_do(folder, iterate, mode, tmp_path):
   """The same batches and states; and damage comes through as it is."""
   threads, workers = iterate(folder, mode=mode), iterate(folder, mode=mode, workers=2)
@@ -338,18 +366,6 @@ def test_tensorflow_is_not_imported(folder):
 # What a face becomes
 
 
-def test_luminance_is_that_of_the_network():
-  grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-  dark = np.random.default_rng(1).integers(0, 30, (50, 60, 3), np.uint8)
-  colors = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
-  for pixels in (grays, dark, colors, colors[:, ::-1]):
-    expected = color.srgb_to_lab(pixels / 255)[..., 0] / 100
-    luminance = photo_luminance(pixels)
-    assert luminance.dtype == np.float32
-    np.testing.assert_allclose(luminance, expected, atol=1e-6)
-  assert photo_luminance(grays)[[0, 255], 0] == pytest.approx([0, 1], abs=1e-6)
-
-
 def test_online_faces_are_the_records(folder, iterate):
   batch = next(iterate(folder, batch_size=7, flip=False, crop=0.0, scale=0.0))
   for row, number in enumerate(numbers(batch)):
@@ -414,7 +430,7 @@ def test_a_mirrored_face_is_the_face_under_the_mirrored_light():
   np.testing.assert_array_equal(flip.mask(record.mask), record.mask[:, ::-1])
 
 
-@pytest.mark.parametrize("mode", input_pipeline.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_lights_are_mirrored_with_their_pictures(folder, iterate, mode):
   batch = next(iterate(folder, batch_size=40, mode=mode, crop=0.0, scale=0.0))
   flips = 0
@@ -502,7 +518,7 @@ def test_pictures_are_brought_to_size_without_aliasing(tmp_path, iterate):
   np.testing.assert_array_equal(Augmentation(1).normal(opposite), [[[0, -1, 0]]])
 
   write(tmp_path, [[encode_record(face(0, 8)), encode_record(face(1, 40)), encode_record(face(2, 23))]])
-  for mode in input_pipeline.MODES:
+  for mode in MODES:
     batch = next(iterate(tmp_path, batch_size=3, mode=mode))
     assert batch.mask.shape == (3, SIZE, SIZE, 1)
     assert np.isfinite(np.concatenate([np.ravel(field) for field in batch])).all()
@@ -604,7 +620,7 @@ def test_nothing_but_damage_is_an_end(tmp_path, iterate, process):
   line = refusal(next, iterate(tmp_path, process=process, on_corrupt="skip"))
   assert line.startswith(f"all 4 records are damaged: {path}: record 0 (counted from 0) is damaged: its content")
   cut(path, 0, 5)
-  for on_corrupt in input_pipeline.ON_CORRUPT:
+  for on_corrupt in ("stop", "skip"):
     assert f"{path}: record 0 (counted from 0) is truncated" in refusal(iterate, tmp_path, on_corrupt=on_corrupt)
 
 
@@ -616,26 +632,12 @@ def test_folders_without_records_are_refused(tmp_path, folder, iterate):
   assert refusal(iterate, tmp_path) == f"{tmp_path}: the split train holds no readable record"
 
 
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [
-    ("mode", "both"),
-    ("on_corrupt", "ignore"),
-    ("crop", 1.0),
-    ("crop", -0.1),
-    ("scale", float("nan")),
-    ("size", 0),
-    ("workers", -1),
-    ("prefetch", -1),
-  ],
-)
-def test_settings_out_of_range_are_named(folder, iterate, field, value):
-  assert refusal(iterate, folder, **{field: value}).startswith(f"config.data.{field} {value!r}")
-
-
-def test_empty_batches_and_negative_seeds_are_refused(folder, iterate):
-  assert refusal(iterate, folder, seed=-1) == "config.seed -1: must be at least 0"
-  assert "a batch of 0 faces" in refusal(iterate, folder, batch_size=0)
+def test_empty_batches_and_processes_that_do_not_exist_are_refused(folder, iterate):
+  with pytest.raises(ValueError, match="a batch of 0 faces"):
+    iterate(folder, batch_size=0)
+  for process in ((2, 2), (-1, 2)):
+    with pytest.raises(ValueError, match=f"process {process[0]} of 2"):
+      iterate(folder, process=process)
 
 
 def test_views_are_the_batches_of_the_step(folder, iterate):

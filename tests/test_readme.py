@@ -1,5 +1,6 @@
 """Every command and every line of Python that the README shows."""
 
+import json
 import re
 import runpy
 import shlex
@@ -23,8 +24,13 @@ def code_blocks(language):
 
 
 COMMANDS = [line for block in code_blocks("bash") for line in block.splitlines() if line]
-RELIGHT_COMMANDS = [command for command in COMMANDS if command.startswith("python relight.py")]
+WITH_A_RUN = "--weights=run"  # of the train command
+RELIGHT_COMMANDS = [
+  command for command in COMMANDS if command.startswith("python relight.py") and WITH_A_RUN not in command
+]
 EXPORT_COMMANDS = [command for command in COMMANDS if command.startswith("python export_dataset.py")]
+TRAIN_COMMANDS = [command for command in COMMANDS if command.startswith("python train.py")]
+EVALUATE_COMMANDS = [command for command in COMMANDS if command.startswith("python evaluate.py")]
 CLUSTER_COMMANDS = [line for block in code_blocks("console") for line in block.splitlines()]
 
 
@@ -55,6 +61,25 @@ def desk(shared, tmp_path_factory):
   shared("reference/dpr/trained_model_03.t7")
   export(Settings(count=4, size=128, lights_per_image=1), folder / "dataset", workers=1)
   return folder
+
+
+@pytest.fixture(scope="module")
+def run(desk):
+  """The workdir that the README's train command fills, and the faces to evaluate it on."""
+  (command,) = TRAIN_COMMANDS
+  start("train.py", command, desk)
+  export(Settings(count=46, size=64, lights_per_image=2), desk / "faces", workers=1)
+  return desk / "run"
+
+
+def start(script, command, folder, *more):
+  """Runs a command of the README, which a user starts where the recipes are, in another folder."""
+  words = [word.replace("--config=configs", f"--config={ROOT / 'configs'}") for word in shlex.split(command)[2:]]
+  result = subprocess.run(
+    [sys.executable, str(ROOT / script), *words, *more], cwd=folder, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout
 
 
 def flags_of(command):
@@ -100,7 +125,40 @@ def test_export_command(command, desk, tmp_path):
   assert (tmp_path / "out" / "pages").exists() == ("visualize" in command)
 
 
-@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if command.startswith("python")])
+def test_train_command(run):
+  """The smoke recipe, whole: it makes its faces, passes every stage of skip training, and ends with a relit picture."""
+  lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+  assert sorted({line["skips_on"] for line in lines}) == [0, 1, 2, 3, 4]
+  assert {"image", "gradient", "light", "adversarial", "feature", "discriminator"} <= lines[-1].keys()
+  assert lines[-1]["loss"] < lines[0]["loss"]
+  assert cv2.imread(str(run / "relit.png")).std() > 10
+
+
+@pytest.mark.parametrize("command", EVALUATE_COMMANDS)
+def test_evaluate_command(command, run):
+  table = start("evaluate.py", command, run.parent)
+  assert "identity" in table
+  if "out" in flags_of(command):
+    out = run.parent / flags_of(command)["out"]
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "evaluation.png"]
+
+
+@pytest.mark.parametrize(
+  "command", [command for command in COMMANDS if command.startswith("python relight.py") and WITH_A_RUN in command]
+)
+def test_relight_with_own_weights(command, run):
+  start("relight.py", command, run.parent)
+  assert cv2.imread(str(run.parent / flags_of(command)["out"])) is not None
+
+
+@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if "train.py" in command])
+def test_recipes_are_planned(command, desk):
+  plan = start("train.py", command, desk, "--dry_run")
+  assert f"{flags_of(command)['workdir']}: begins anew" in plan
+  assert not (desk / flags_of(command)["workdir"]).exists()
+
+
+@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if "export_dataset.py" in command])
 def test_cluster_commands_have_flags_that_exist(command, desk, tmp_path):
   """There is no cluster here: they are only planned. The same function runs on Beam's own runner in test_export."""
   words = [*shlex.split(command)[2:], f"--out={tmp_path / 'out'}", "--dry_run"]

@@ -100,7 +100,7 @@ def test_a_dry_run_writes_nothing(folder):
   done = train(folder, "--config=recipe.py", "--workdir=new", "--config.num_steps=7", "--dry_run")
   assert (done.returncode, done.stderr) == (0, "")
   assert "4 procedural faces, made in new/data; 64 x 64 pixels, offline" in done.stdout
-  assert "7 steps of 2 faces" in done.stdout
+  assert "7 steps in batches of 2 faces" in done.stdout
   assert done.stdout.endswith("new: begins anew\n")
   assert not (folder / "new").exists()
 

@@ -1,7 +1,9 @@
 """What a run leaves to read: one line of JSON a step, TensorBoard files, pictures; across resumes each step once."""
 
+import errno
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -114,6 +116,42 @@ def test_without_a_terminal_lines_take_the_place_of_the_bar(tmp_path, capsys):
   out, err = capsys.readouterr()
   assert out == "step 2 of 3: loss 0.1235, skips_on 4\na note\n"
   assert err == ""
+
+
+def test_on_a_terminal_the_line_stays_and_the_bar_is_short(tmp_path, capsys, monkeypatch):
+  numbers = {
+    "corrupt_records": 0,
+    "validation/l1": 0.5,
+    "skips_on": 4,
+    "images_per_second": 8.0,
+    "light": 2.0,
+    "loss": 3,
+  }
+  monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+  with TrainingLog(tmp_path, first_step=0, num_steps=3) as log:
+    log.write(2, numbers)
+    log.advance(2)
+  out, err = capsys.readouterr()
+  line = "loss 3, light 2, images_per_second 8, skips_on 4, validation/l1 0.5, corrupt_records 0"
+  assert f"step 2 of 3: {line}\n" in out
+  assert "loss 3, images_per_second 8, skips_on 4]" in err
+  assert "validation" not in err
+
+
+def test_both_files_are_closed_where_one_cannot_be(tmp_path, monkeypatch):
+  log = TrainingLog(tmp_path, first_step=0, num_steps=3)
+  metrics, close, closed = log._metrics, log._events.close, []
+
+  class Full:
+    def close(self):
+      metrics.close()
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  log._metrics = Full()
+  monkeypatch.setattr(log._events, "close", lambda: closed.append(close()))
+  with pytest.raises(BadInput, match=r"the log cannot be written \(No space left"):
+    log.__exit__(None, None, None)
+  assert len(closed) == 1
 
 
 def test_a_silent_log_writes_nothing(tmp_path, capsys, monkeypatch):

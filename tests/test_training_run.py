@@ -90,6 +90,7 @@ def advance_or_die(log):
   if log.steps == kill_at:
     os.kill(os.getpid(), signal.SIGKILL)
 training_log.TrainingLog.advance = advance_or_die
+exec(os.environ.get("FIRST", ""))
 command_line.run(lambda: training_run.train_and_evaluate(config, workdir))
 """
 
@@ -315,8 +316,8 @@ def test_only_what_is_not_finite_is_named():
     ({"image": fine, "gradient_norm": np.float32("inf")}, "gradient_norm is inf"),
   ):
     with pytest.raises(BadInput, match=f"^step 7: {named}; training stopped, all is lost$"):
-      training_run._Pending(7, metrics).numbers("all is lost")
-  assert training_run._Pending(7, {"image": fine}).numbers("") == {"image": 1.0}
+      training_run._Pending(7, metrics).numbers(lambda: "all is lost")
+  assert training_run._Pending(7, {"image": fine}).numbers(str) == {"image": 1.0}
 
 
 def test_a_workdir_of_another_model_is_refused(dataset, whole):
@@ -351,6 +352,25 @@ def test_without_held_out_faces_it_says_so_and_shows_others(tmp_path, capsys, in
   assert not any(name.startswith("validation/") for name in lines(tmp_path / "run")[0])
 
 
+def test_damaged_held_out_faces_stop_it_or_are_skipped(tmp_path, capsys, in_process):
+  folder = write_dataset(tmp_path / "dataset", train=7, validation=2)
+  shard = folder / "dpr-validation.tfrecord-00000-of-00001"
+  os.truncate(shard, shard.stat().st_size - 10)
+  with pytest.raises(BadInput, match=r"dpr-validation.* record 1 .* is truncated"):
+    train_and_evaluate(tiny(folder), tmp_path / "stopped")
+  train_and_evaluate(tiny(folder, num_steps=1, data__on_corrupt="skip"), tmp_path / "run")
+  assert "validation/l1" in lines(tmp_path / "run")[0]
+
+
+def test_data_that_are_not_there_leave_no_trace(tmp_path):
+  (tmp_path / "empty").mkdir()
+  for name, reason in (("none", "not a readable folder"), ("empty", "holds no dpr-train")):
+    for act in (describe, train_and_evaluate):
+      with pytest.raises(BadInput, match=f"{name}: {reason}"):
+        act(tiny(tmp_path / name), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_needed_where_nobody_makes_faces(tmp_path):
   with pytest.raises(BadInput, match=r"config\.data\.folder is empty"):
     train_and_evaluate(tiny(Path(), data__folder=""), tmp_path / "run")
@@ -367,7 +387,39 @@ def test_the_plan_is_told_and_nothing_is_written(dataset, whole, tmp_path):
   assert f"data: {dataset}; 32 x 32 pixels, online" in told
   assert told.endswith(f"{tmp_path / 'run'}: begins anew")
   assert describe(tiny(dataset), whole).endswith(f"{whole}: goes on from step 6")
+  assert f"\nnetwork.init {whole}\n" in describe(tiny(dataset, network__init=str(whole)), tmp_path / "run")
+  told = describe(tiny(dataset, network__init="missing.t7"), tmp_path / "run")
+  assert "\nnetwork.init missing.t7: not there yet\n" in told
   assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_refuses_what_the_run_would_refuse(dataset, whole, tmp_path):
+  (tmp_path / "notes").touch()
+  for workdir, fields, reason in (
+    (whole, {"network__base_filters": 3}, r"config\.network\.base_filters = 2, now it is 3"),
+    (tmp_path, {}, "holds 'notes', but no config.json of a training run"),
+    (tmp_path / "notes", {}, "notes: not a readable folder"),
+  ):
+    with pytest.raises(BadInput, match=reason):
+      describe(tiny(dataset, **fields), workdir)
+
+
+def test_the_last_good_checkpoint_is_one_that_is_written(dataset, tmp_path, monkeypatch, in_process):
+  numbers = training_run._Pending.numbers
+
+  def full_disk(_):
+    raise BadInput("the disk is full")
+
+  def numbers_or_nan(pending, last_good):
+    if pending.step == 3:
+      raise BadInput(last_good())
+    return numbers(pending, last_good)
+
+  monkeypatch.setattr(training_run.Checkpoints, "save", lambda *_: None)  # of step 2: on its way, as far as is known
+  monkeypatch.setattr(training_run.Checkpoints, "wait", full_disk)
+  monkeypatch.setattr(training_run._Pending, "numbers", numbers_or_nan)
+  with pytest.raises(BadInput, match=r"^no checkpoint was written yet$"):
+    train_and_evaluate(tiny(dataset), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -419,9 +471,67 @@ def free_port() -> int:
     return server.getsockname()[1]
 
 
-def start_two(config, workdir: Path, kill_at: int = 0) -> list[subprocess.Popen]:
+def start_two(config, workdir: Path, programs: dict[int, str] | None = None) -> list[subprocess.Popen]:
+  """Two processes of one run; `programs` is what one of them runs before it, by its number."""
   address = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
-  return [start(config, workdir, kill_at, JAX_PROCESS_ID=str(number), **address) for number in range(2)]
+  return [
+    start(config, workdir, JAX_PROCESS_ID=str(number), FIRST=(programs or {}).get(number, ""), **address)
+    for number in range(2)
+  ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["validation", "workdir", "log", "train", "input"])
+def test_what_stops_one_of_two_processes_stops_both(tmp_path, damage):
+  folder, workdir = write_dataset(tmp_path / "dataset", train=8, validation=1), tmp_path / "run"
+  stopped, reason, programs = 0, "", {}
+  if damage in ("validation", "train"):
+    shard = folder / f"dpr-{damage}.tfrecord-00000-of-00001"
+    os.truncate(shard, shard.stat().st_size - 10)
+    reason = "is truncated"
+  elif damage == "workdir":
+    workdir.touch()
+    reason = "run: cannot be written to (File exists)"
+  elif damage == "log":
+    programs[0] = _FULL_DISK
+    reason = "run: the log cannot be written (No space left on device)"
+  else:
+    stopped, programs[1] = 1, _NO_INPUT
+    reason = "a shard is gone"
+  config = tiny(folder, num_steps=400, sample_every=400, evaluate_every=400, save_every=400)
+  running = start_two(config, workdir, programs=programs)
+  ended = [finish(process) for process in running]
+  assert [code for code, _, _ in ended] == [2, 2], ended  # JAX, when it loses patience, ends them with SIGABRT
+  errors = [error for _, _, error in ended]
+  assert reason in errors[stopped]
+  if damage != "train":  # which both find
+    assert errors[1 - stopped] == f"program.py: process {stopped} stopped; see what it says\n"
+  assert [len(error.splitlines()) for error in errors] == [1, 1]
+  assert latest_step(workdir) is None
+
+
+# What is wrong in one process alone, from its fourth step on.
+_FULL_DISK = """
+import errno
+from dpr_jax import training_log
+class FullDisk(training_log.EventsWriter):
+  def write_event(self, event):
+    if event.step >= 4:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return super().write_event(event)
+training_log.EventsWriter = FullDisk
+"""
+_NO_INPUT = """
+from dpr_jax import input_pipeline
+from dpr_jax.errors import BadInput
+draw, drawn = input_pipeline.BatchIterator.__next__, []
+def draw_or_fail(iterator):
+  drawn.append(1)
+  if len(drawn) == 4:
+    raise BadInput("a shard is gone")
+  return draw(iterator)
+input_pipeline.BatchIterator.__next__ = draw_or_fail
+"""
 
 
 @pytest.mark.slow

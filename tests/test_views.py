@@ -11,7 +11,7 @@ import pytest
 from data_gen.synthesis import Settings, Synthesis, relight
 from data_gen.target_lights import BuiltInLights
 from dpr_jax import light_prior, ratio, sh
-from dpr_jax.input_pipeline import photo_luminance
+from dpr_jax.color import photo_luminance
 from dpr_jax.native_libraries import import_native
 from dpr_jax.views import (
   LAMP_AMBIENT,
