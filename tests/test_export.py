@@ -304,16 +304,19 @@ def test_photos_give_the_same_bytes_however_many_work_on_them(shared, tmp_path):
   assert 'text.jpg,"not a usable picture: ' in made[0]["rejected.csv"].decode()
 
 
+@pytest.fixture
+def heard_interrupts():
+  """Lets SIGINT through to processes started here: where the tests are a shell's background job, it is ignored."""
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_and_it_can_be_resumed(undisturbed, tmp_path, sent):
   out = tmp_path / "dataset"
-  process = subprocess.Popen(
-    command(out, *FLAGS, "--workers=2"),
-    stderr=subprocess.PIPE,
-    text=True,
-    # Where the tests are a shell's background job, SIGINT is ignored, and would be here too.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-  )
+  process = subprocess.Popen(command(out, *FLAGS, "--workers=2"), stderr=subprocess.PIPE, text=True)
   while not list(out.glob("dpr-*")) and process.poll() is None:
     time.sleep(0.05)
   process.send_signal(sent)
