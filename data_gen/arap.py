@@ -31,8 +31,8 @@ def align(maps: FaceMaps) -> FaceMaps:
   landmarks that nearly coincide their mean counts.
 
   Returns:
-    the maps in the photo's geometry (normals resampled linearly and made unit again, labels from the nearest pixel),
-    with `detected` as their landmarks.
+    the maps in the photo's geometry (normals resampled linearly and made unit again, labels and depth from the
+    nearest pixel), with `detected` as their landmarks.
 
   Raises:
     BadInput: landmarks that are not finite, all lie outside, would move by more than a quarter of the face's size, or
@@ -130,13 +130,15 @@ def rest_coordinates(
 
 
 def resample(maps: FaceMaps, coordinates: np.ndarray) -> FaceMaps:
-  """Reads normals and labels at `coordinates` `[H, W, 2]`; landmarks stay as they are."""
+  """Reads normals, labels and depth at `coordinates` `[H, W, 2]`; landmarks stay as they are."""
   label = cv2.remap(maps.label, coordinates, None, cv2.INTER_NEAREST)
   normal = cv2.remap(maps.normal, coordinates, None, cv2.INTER_LINEAR)
   # Beside the background the normal is shorter, but not turned.
   normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
   normal[label == Label.BACKGROUND] = 0
-  return maps._replace(normal=normal, label=label)
+  # From the nearest pixel: a mean with the background would be infinitely far away.
+  depth = cv2.remap(maps.depth, coordinates, None, cv2.INTER_NEAREST)
+  return maps._replace(normal=normal, label=label, depth=depth)
 
 
 def _signed_area(vertices, triangles):

@@ -26,9 +26,11 @@ class FaceMaps(NamedTuple):
     landmarks: `[K, 2]` float64, where the rendered face has the landmarks `detected` in the photo: x and y in pixels,
       with integers at pixel centres.
     detected: `[K, 2]` float64, the same landmarks as a detector sees them in the photo: the handles of ARAP.
+    depth: `[H, W]` float32, pixels towards the viewer, from anywhere; -inf where `label` is BACKGROUND.
   """
 
   normal: np.ndarray
   label: np.ndarray
   landmarks: np.ndarray
   detected: np.ndarray
+  depth: np.ndarray

@@ -79,15 +79,17 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
   box, shift = _box(corners, *pixels.shape[:2])
   normal = np.zeros(pixels.shape, np.float32)
   label = np.zeros(pixels.shape[:2], np.uint8)
+  depth = np.full(pixels.shape[:2], -np.inf, np.float32)
   size = label[box].shape
-  drawn, depth = rasterize(corners - (*shift, 0), triangles[visible], normals[:, [0, 2, 1]] * (1, -1, 1), *size)
+  drawn, near = rasterize(corners - (*shift, 0), triangles[visible], normals[:, [0, 2, 1]] * (1, -1, 1), *size)
   drawn = cv2.GaussianBlur(drawn, (0, 0), _SMOOTHING * float(np.ptp(corners[:, 1])))
-  drawn[~np.isfinite(depth)] = 0
+  drawn[~np.isfinite(near)] = 0
   normal[box] = drawn / np.maximum(np.sqrt(np.einsum("hwc,hwc->hw", drawn, drawn)), 1e-6)[..., None]
   part = np.where(_features(face.landmarks - 0.5 - shift, *size), Label.FEATURE, Label.SKIN)
-  label[box] = np.where(np.isfinite(depth), part, Label.BACKGROUND)
+  label[box] = np.where(np.isfinite(near), part, Label.BACKGROUND)
+  depth[box] = near
   landmarks = face.landmarks[_contours()] - 0.5
-  return FaceMaps(normal, label, landmarks, landmarks)
+  return FaceMaps(normal, label, landmarks, landmarks, depth)
 
 
 def face_mesh(face: Face) -> np.ndarray:

@@ -266,7 +266,7 @@ class ProceduralFaces:
     (light,) = BuiltInLights(color=False).draw(generator(self._seed, "light", id), 1)
     normal = fill_to_frame(scene.normal, scene.foreground & (scene.normal[..., 1] < 0))
     pixels, exposure = _render(scene, sh.shading(normal, light.sh))
-    maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks)
+    maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks, scene.depth)
     truth = Truth(maps, normal, light.sh * exposure)
     found = self._finder.find(pixels) if self._finder else [None]
     if not found:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen import light_estimation, normals
+from data_gen import light_estimation, normals, relief
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
 from data_gen.target_lights import LightSource, TargetLight, open_light_source
@@ -205,6 +205,7 @@ class Synthesis:
         normal, mask = portrait.truth.normal, normals.face_mask(maps)
       else:
         normal, mask = normals.extend_to_frame(maps)
+      depth = relief.extend_to_frame(maps)
     with self._stage("denoise"):
       lab = cv2.cvtColor(denoise(portrait.pixels, self.settings.denoise), cv2.COLOR_RGB2LAB)
     luminance = lab[..., 0].astype(np.float32) / 255
@@ -223,6 +224,7 @@ class Synthesis:
       target_lights=np.stack([target.sh for target in targets]),
       source_light=source_light,
       normal=normal,
+      depth=depth,
       mask=mask,
       light_names=tuple(target.name for target in targets),
       target_color_lights=np.stack([target.color for target in targets]) if self.settings.color else None,

@@ -336,24 +336,24 @@ class TDDFA:
     vertices = self._fit(self._model, pixels, closer)
     normal = normal_map(vertices, self._model.triangles, height, width)
     landmarks = vertices[self._model.landmarks, :2]
-    label = _labels(self._model, vertices, normal, landmarks)
+    ears, depth = rasterize(vertices, self._model.triangles, self._model.ears[:, None], height, width)
+    label = _labels(ears[..., 0], normal, landmarks)
     if not (label == Label.SKIN).any():
       raise BadInput("3DDFA finds no face in the photo")
-    return FaceMaps(normal, label, landmarks[IBUG], face.landmarks[MEDIAPIPE] - 0.5)
+    depth[label == Label.BACKGROUND] = -np.inf
+    return FaceMaps(normal, label, landmarks[IBUG], face.landmarks[MEDIAPIPE] - 0.5, depth)
 
 
-def _labels(model: MorphableModel, vertices: np.ndarray, normal: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-  height, width = normal.shape[:2]
-  ears, _ = rasterize(vertices, model.triangles, model.ears[:, None], height, width)
-  features = np.zeros((height, width), np.uint8)
+def _labels(ears: np.ndarray, normal: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+  features = np.zeros(ears.shape, np.uint8)
   # Lashes, brow hair and the rim of the lips reach beyond the lines through the landmarks.
   margin = 0.05 * np.linalg.norm(np.subtract(*landmarks[_EYE_CORNERS]))
   for feature in _FEATURES:
     polygon = [np.rint(landmarks[feature]).astype(np.int32)]
     cv2.fillPoly(features, polygon, 1)
     cv2.polylines(features, polygon, True, 1, max(1, round(2 * margin)))
-  label = np.full((height, width), Label.SKIN, np.uint8)
+  label = np.full(ears.shape, Label.SKIN, np.uint8)
   label[features > 0] = Label.FEATURE
-  label[ears[..., 0] > 0.5] = Label.EAR
+  label[ears > 0.5] = Label.EAR
   label[normal[..., 1] == 0] = Label.BACKGROUND  # what one sees faces the camera, if only a little
   return label

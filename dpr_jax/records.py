@@ -8,13 +8,14 @@ Neither writing nor reading needs TensorFlow; with it, `tfds.builder_from_direct
 | `image/original` | the photo, PNG or JPEG |
 | `image/relit` | list of K, the photo under each target light |
 | `image/normal` | PNG, 8 or 16 bits: (n + 1) / 2 of the unit normal, x, y, z of `dpr_jax.sh` as red, green, blue |
+| `image/depth` | PNG, 16 bits: (d + 1) / 2 of the height towards the viewer, in shares of the picture's longer side |
 | `image/mask` | PNG, 255 on the face, else 0 |
 | `light/source` | [9] float32, the light of the photo |
 | `light/target` | [K, 9] float32 |
 | `light/target_color` | [K, 3, 9] float32, rows red, green, blue; only where the target lights are coloured |
 | `light/name` | list of K |
 | `height`, `width` | of every image, pixels |
-| `schema_version` | 1 |
+| `schema_version` | 2 |
 """
 
 import hashlib
@@ -35,7 +36,7 @@ from dpr_jax.output_files import atomic_output
 
 cv2 = import_native("cv2")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATASET_NAME = "dpr"
 SPLITS = ("train", "validation", "test")
 
@@ -50,6 +51,7 @@ class Record(NamedTuple):
     target_lights: `[K, 9]` float32, the light of each relit image.
     source_light: `[9]` float32, the light of the photo.
     normal: `[H, W, 3]` float32 unit normals, axes of `dpr_jax.sh`.
+    depth: `[H, W]` float32 in [-1, 1]: height towards the viewer, in shares of the longer side, from anywhere.
     mask: `[H, W]` bool, the face.
     light_names: K names.
     target_color_lights: `[K, 3, 9]` float32, rows red, green, blue, or None where the target lights are gray.
@@ -61,6 +63,7 @@ class Record(NamedTuple):
   target_lights: np.ndarray
   source_light: np.ndarray
   normal: np.ndarray
+  depth: np.ndarray
   mask: np.ndarray
   light_names: tuple[str, ...]
   target_color_lights: np.ndarray | None = None
@@ -134,6 +137,7 @@ def encode_record(record: Record, *, image_format: str = "png", quality: int = 9
   put_bytes("image/original", [_encode_image(record.original, image_format, quality)])
   put_bytes("image/relit", [_encode_image(image, image_format, quality) for image in record.relit])
   put_bytes("image/normal", [_encode_image(normal, "png")])
+  put_bytes("image/depth", [_encode_image(np.rint((record.depth + 1) * (_DEPTH_FULL / 2)).astype(np.uint16), "png")])
   put_bytes("image/mask", [_encode_image(record.mask.astype(np.uint8) * 255, "png")])
   put_bytes("light/name", [name.encode() for name in record.light_names])
   for name, light in _lights(record).items():
@@ -159,6 +163,7 @@ def decode_record(payload: bytes, source: str = "record") -> Record:
   original = encoded.original()
   relit = encoded.relit(range(count))
   normal = encoded.normal()
+  depth = encoded.depth()
   mask = encoded.mask()
   colored = "light/target_color" in fields.feature
   return Record(
@@ -168,6 +173,7 @@ def decode_record(payload: bytes, source: str = "record") -> Record:
     target_lights=encoded.target_lights(),
     source_light=encoded.source_light(),
     normal=normal,
+    depth=depth,
     mask=mask,
     light_names=tuple(fields.texts("light/name", count)),
     target_color_lights=fields.light("light/target_color", (count, 3, 9)) if colored else None,
@@ -216,6 +222,12 @@ class EncodedRecord:
   def normal(self) -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     return _unit_normals(self.fields.images("image/normal", self.size, flags=flags)[0])
+
+  def depth(self) -> np.ndarray:
+    (image,) = self.fields.images("image/depth", self.size, flags=cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if image.dtype != np.uint16:
+      raise self.fields.error("image/depth", "holds an image of 8 bits instead of 16")
+    return image.astype(np.float32) * (2 / _DEPTH_FULL) - 1
 
   def mask(self) -> np.ndarray:
     return self.fields.images("image/mask", self.size, flags=cv2.IMREAD_GRAYSCALE)[0] > 127
@@ -298,6 +310,7 @@ def _check(record: Record) -> None:
     "target_lights": ((count, 9), np.float32),
     "source_light": ((9,), np.float32),
     "normal": ((height, width, 3), np.float32),
+    "depth": ((height, width), np.float32),
     "mask": ((height, width), np.bool_),
     "target_color_lights": ((count, 3, 9), np.float32),
   }
@@ -316,8 +329,11 @@ def _check(record: Record) -> None:
   length = np.einsum("hwc,hwc->hw", record.normal, record.normal)
   if not (np.abs(length - 1) < 1e-3).all():  # NaN is refused too
     raise ValueError(f"record {record.id!r}: the normals are not all of unit length")
+  if not (np.abs(record.depth) <= 1).all():
+    raise ValueError(f"record {record.id!r}: the depth does not lie in [-1, 1]")
 
 
+_DEPTH_FULL = 2**16 - 1
 # Hardly larger than at level 6, for a third of the time.
 _PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 2]
 
@@ -576,6 +592,7 @@ def _tfds_features(features, normal_bits: int, colored: bool):
     "image/original": photo,
     "image/relit": features.Sequence(photo),
     "image/normal": features.Image(shape=(None, None, 3), dtype=np.dtype(f"uint{normal_bits}")),
+    "image/depth": features.Image(shape=(None, None, 1), dtype=np.uint16),
     "image/mask": features.Image(shape=(None, None, 1)),
     "light/source": features.Tensor(shape=(9,), dtype=np.float32),
     "light/target": features.Tensor(shape=(None, 9), dtype=np.float32),

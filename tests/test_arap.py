@@ -24,7 +24,8 @@ def sphere_face(landmarks, detected, height=256, width=256):
   depth = np.sqrt(np.maximum(1 - u**2 - v**2, 0))
   normal = np.where(face[..., None], np.stack([u, -depth, -v], axis=-1), 0).astype(np.float32)
   label = np.where(face, Label.SKIN, Label.BACKGROUND).astype(np.uint8)
-  return FaceMaps(normal, label, np.asarray(landmarks, np.float64), np.asarray(detected, np.float64))
+  depth = np.where(face, depth, -np.inf).astype(np.float32)
+  return FaceMaps(normal, label, np.asarray(landmarks, np.float64), np.asarray(detected, np.float64), depth)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def test_own_mesh_agrees_with_the_published_one(published):
   vertices, triangles, _, positions, solution = published
   rest, target = vertices[:68], positions[:68]
   near_the_frame = (rest[:, 1] > 1013) | (target[:, 1] > 1013)
-  maps = FaceMaps(np.zeros((1024, 1024, 3), np.float32), np.ones((1024, 1024), np.uint8), rest, target)
+  picture = np.zeros((1024, 1024), np.float32)
+  maps = FaceMaps(np.zeros((1024, 1024, 3), np.float32), np.ones((1024, 1024), np.uint8), rest, target, picture)
   rest, target = arap._handles(maps, 1024, 1024)
   assert len(rest) == 68 - near_the_frame.sum()
   own, own_triangles = arap.mesh(rest, 1024, 1024)

@@ -56,6 +56,7 @@ def make_record(seed, lights, names=None, side=SIDE, **changes):
     target_lights=np.stack(lights),
     source_light=lamp(rng.uniform(-60, 60), rng.uniform(-30, 60)),
     normal=normal,
+    depth=np.zeros((side, side), np.float32),
     mask=mask,
     light_names=tuple(names or (f"light {seed} {k}" for k in range(len(lights)))),
   )

@@ -24,7 +24,9 @@ def ball(height, width, centre=(0.5, 0.5), radius=0.35):
   face = u**2 + v**2 < 0.99
   normal = np.stack([u, -np.sqrt(np.maximum(1 - u**2 - v**2, 0)), -v], axis=-1)
   label = np.where(face, Label.SKIN, Label.BACKGROUND).astype(np.uint8)
-  return FaceMaps(np.where(face[..., None], normal, 0).astype(np.float32), label, NO_LANDMARKS, NO_LANDMARKS)
+  depth = np.where(face, radius * min(height, width) * -normal[..., 1], -np.inf).astype(np.float32)
+  normal = np.where(face[..., None], normal, 0).astype(np.float32)
+  return FaceMaps(normal, label, NO_LANDMARKS, NO_LANDMARKS, depth)
 
 
 def from_picture(path):
@@ -42,7 +44,8 @@ def test_published_result(shared):
   label = np.select([np.isin(published, [1, 2]), published == 3], [Label.EAR, Label.NECK], Label.SKIN)
   # The published mask is closed over pinholes that have no normal.
   label[(cv2.imread(str(folder / "mask.png"), cv2.IMREAD_GRAYSCALE) == 0) | (length < 0.5)] = Label.BACKGROUND
-  maps = FaceMaps(np.where(label[..., None], normal, 0), label.astype(np.uint8), NO_LANDMARKS, NO_LANDMARKS)
+  depth = np.zeros(label.shape, np.float32)
+  maps = FaceMaps(np.where(label[..., None], normal, 0), label.astype(np.uint8), NO_LANDMARKS, NO_LANDMARKS, depth)
   extended, mask = extend_to_frame(maps)
   expected, _ = from_picture(folder / "full_normal_faceRegion_faceBoundary_extend.png")
   difference = angle(extended, expected)

@@ -26,6 +26,7 @@ def face(seed=0, height=9, width=7, count=2, colored=False):
     relit=rng.integers(0, 256, (count, height, width, 3), np.uint8),
     target_lights=rng.normal(size=(count, 9)).astype(np.float32),
     source_light=rng.normal(size=9).astype(np.float32),
+    depth=rng.uniform(-1, 1, (height, width)).astype(np.float32),
     normal=(normal / np.linalg.norm(normal, axis=-1, keepdims=True)).astype(np.float32),
     mask=rng.random((height, width)) < 0.5,
     light_names=tuple(f"lamp {i} µ" for i in range(count)),
@@ -39,7 +40,7 @@ def smooth_photo(height, width, phase=0):
   return np.uint8(127 + 100 * np.stack(waves, axis=-1))
 
 
-def assert_same(read, written, skip=("normal",)):
+def assert_same(read, written, skip=("normal", "depth")):
   for name in set(Record._fields) - set(skip):
     expected, value = getattr(written, name), getattr(read, name)
     assert type(value) is type(expected)
@@ -69,6 +70,15 @@ def test_png_records_come_back_exactly(seed):
   record = face(seed, height, width, count, colored=seed % 2 == 1)
   read = decode_record(encode_record(record))
   assert_same(read, record)
+
+
+def test_depth_comes_back_within_half_a_quantum():
+  record = face()
+  read = decode_record(encode_record(record)).depth
+  assert read.dtype == np.float32
+  np.testing.assert_allclose(read, record.depth, atol=1 / (2**16 - 1) + 1e-6, rtol=0)
+  ends = face(height=1, width=3)._replace(depth=np.float32([[-1, 0, 1]]))
+  np.testing.assert_allclose(decode_record(encode_record(ends)).depth, ends.depth, atol=2e-5)
 
 
 @pytest.mark.parametrize(("bits", "degrees"), [(8, 0.4), (16, 0.002)])
@@ -101,7 +111,7 @@ def test_jpeg_records_come_back_close():
   payload = encode_record(record, image_format="jpeg", quality=95)
   assert len(encode_record(record, image_format="jpeg", quality=60)) < len(payload)
   read = decode_record(payload)
-  assert_same(read, record, skip=("normal", "original", "relit"))
+  assert_same(read, record, skip=("normal", "depth", "original", "relit"))
   for value, expected in ((read.original, record.original), (read.relit, record.relit)):
     assert value.shape == expected.shape
     difference = np.abs(value.astype(int) - expected)
@@ -134,6 +144,8 @@ WITHOUT_TARGETS = {
     ({"original": np.zeros((9, 8, 3), np.uint8)}, "original is"),
     ({"normal": np.zeros((9, 7, 3), np.float32)}, "unit length"),
     ({"normal": np.full((9, 7, 3), np.nan, np.float32)}, "unit length"),
+    ({"depth": np.full((9, 7), 1.01, np.float32)}, "depth"),
+    ({"depth": np.full((9, 7), np.nan, np.float32)}, "depth"),
     ({"source_light": np.full(9, np.nan, np.float32)}, "finite"),
     ({"target_color_lights": np.full((2, 3, 9), np.inf, np.float32)}, "finite"),
     ({"target_color_lights": np.zeros((2, 9, 3), np.float32)}, "target_color_lights is"),
@@ -195,11 +207,12 @@ PIXEL = records._encode_image(np.zeros((1, 1, 3), np.uint8), "png")
 @pytest.mark.parametrize(
   ("edit", "problem"),
   [
-    (set_number("schema_version", 2), "schema_version is 2; this program reads 1"),
+    (set_number("schema_version", 3), "schema_version is 3; this program reads 2"),
     (set_number("height", 10), "field 'image/original' holds an image of (9, 7) instead of (10, 7)"),
     (truncate_original, "field 'image/original' holds an image that cannot be decoded"),
     (set_bytes("image/original", b""), "field 'image/original' holds an image that cannot be decoded"),
     (set_bytes("image/mask", b"no image"), "field 'image/mask' holds an image that cannot be decoded"),
+    (set_bytes("image/depth", PIXEL), "field 'image/depth' holds an image of (1, 1)"),
     (set_bytes("image/normal", PIXEL), "field 'image/normal' holds an image of (1, 1)"),
     (set_bytes("image/relit"), "field 'image/relit'"),
     (set_bytes("light/name", b"one", b"two", b"three"), "field 'light/name' has 3 values instead of 2"),
@@ -223,7 +236,7 @@ def test_fields_are_decoded_one_by_one():
   assert (encoded.source, encoded.size, encoded.count) == ("here", (12, 12), 4)
   np.testing.assert_array_equal(np.stack(encoded.relit([3, 0])), whole.relit[[3, 0]])
   assert encoded.relit([]) == []
-  for name in ("original", "normal", "mask", "source_light", "target_lights"):
+  for name in ("original", "normal", "depth", "mask", "source_light", "target_lights"):
     np.testing.assert_array_equal(getattr(encoded, name)(), getattr(whole, name), err_msg=name)
 
   def damage(feature):
@@ -457,7 +470,7 @@ def test_tensorflow_reads_what_was_written(tmp_path):
         np.testing.assert_array_equal(example["light_target"], record.target_lights)
         np.testing.assert_array_equal(example["light_source"], record.source_light)
         assert [name.decode() for name in example["light_name"]] == list(record.light_names)
-        assert (example["height"], example["width"], example["schema_version"]) == (*record.mask.shape, 1)
+        assert (example["height"], example["width"], example["schema_version"]) == (*record.mask.shape, 2)
         if folder == "colored":
           np.testing.assert_array_equal(example["light_target_color"], record.target_color_lights)
         else:

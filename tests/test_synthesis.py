@@ -133,7 +133,9 @@ def test_skin_keeps_away_from_features_and_edges():
   mask = np.zeros_like(label, bool)
   mask[50:200, 50:200] = True
   none = np.zeros((0, 2))
-  skin = skin_mask(FaceMaps(np.zeros((256, 256, 3), np.float32), label, none, none), mask)
+  skin = skin_mask(
+    FaceMaps(np.zeros((256, 256, 3), np.float32), label, none, none, np.zeros((256, 256), np.float32)), mask
+  )
   assert not skin[99:121, 99:121].any()
   assert not skin[:51].any()
   assert skin[60, 60]

@@ -37,6 +37,7 @@ def face(number: int) -> records.Record:
     target_lights=lights[1:],
     source_light=lights[0],
     normal=normal,
+    depth=np.zeros((SIZE, SIZE), np.float32),
     mask=np.ones((SIZE, SIZE), bool),
     light_names=("first", "second"),
   )
