@@ -355,6 +355,7 @@ def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> F
   return Faces(
     luminance=move.picture(photo_luminance(move.resize(record.original())))[..., None],
     normal=move.normal(record.normal()),
+    depth=move.depth(record.depth())[..., None],
     mask=move.mask(record.mask())[..., None],
     source_light=move.light(record.source_light()),
   )
@@ -431,6 +432,11 @@ class Augmentation(NamedTuple):
     if self.flip:
       moved[..., 0] *= -1  # `moved` is a new array
     return moved
+
+  def depth(self, depth: np.ndarray) -> np.ndarray:
+    """Height towards the viewer in shares of the side, `[H, W]` -> `[S, S]`; it grows with the picture."""
+    moved = self._moved(self.resize(depth))
+    return moved if self.warp is None else moved * np.float32(self.warp[0, 0])
 
   def mask(self, mask: np.ndarray) -> np.ndarray:
     """`[H, W]` bool -> `[S, S]` float32, 0 or 1."""

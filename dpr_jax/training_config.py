@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from dpr_jax.discriminator import minimum_size
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024
+from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024, RatioHourglassNet
 from dpr_jax.skip_training import check_skip_steps, steps_of_epochs
 
-NETWORKS = {"512": HourglassNet, "1024": HourglassNet1024}
+NETWORKS = {"512": HourglassNet, "1024": HourglassNet1024, "ratio": RatioHourglassNet}
 
 
 def default_config() -> ConfigDict:
@@ -31,7 +31,7 @@ def default_config() -> ConfigDict:
   config.accumulate = 1  # microbatches that a batch is cut into
 
   config.network = network = ConfigDict()
-  network.name = "512"  # or "1024"
+  network.name = "512"  # or 1024, or ratio
   network.base_filters = 16
   network.light_channels = 27
   network.dtype = "float32"  # of the convolutions, or bfloat16
@@ -53,8 +53,9 @@ def default_config() -> ConfigDict:
 
   config.online = online = ConfigDict()
   online.original_share = 0.5  # of the faces whose first view is the photo itself, under its own light
-  # Of the drawn lights that are a hard lamp, whose shading is max(0, n.l), while the network is told its 9 SH numbers.
+  # Of the drawn lights that are a hard lamp, whose shading is max(0, n.l); the network is told the lobe that names it.
   online.lamp_share = 0.0
+  online.cast_shadows = True  # of these lamps, by the records' depth
 
   config.loss = loss = ConfigDict()
   loss.image = 1.0

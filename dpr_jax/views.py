@@ -5,7 +5,6 @@ Offline training reads pairs of lit pictures (`Views`); online training reads ph
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpr_jax import light_prior, ratio, sh
+from dpr_jax import light_prior, ratio, sh, shadows
 
 Array = jax.Array | np.ndarray
 
@@ -24,12 +23,14 @@ class Faces(NamedTuple):
   Attributes:
     luminance: L / 100 in [0, 1], `[B, H, W, 1]` float32.
     normal: unit normals of every pixel, `[B, H, W, 3]` float32, axes of `dpr_jax.sh`.
+    depth: height towards the viewer in shares of the side, `[B, H, W, 1]` float32.
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     source_light: the light of each photo, `[B, 9]` float32.
   """
 
   luminance: Array
   normal: Array
+  depth: Array
   mask: Array
   source_light: Array
 
@@ -51,13 +52,14 @@ class Views(NamedTuple):
 
 
 # Which axis of each field counts the faces.
-FACE_AXES = {Faces: Faces(0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
 
 
 class Lights(NamedTuple):
   """Lights to relight faces with: what the network is told, and hard lamps that nine numbers cannot say.
 
-  The shading is `sh.shading` of `told`, or where there is a lamp `even + strength max(0, n . towards)`.
+  The shading is `sh.shading` of `told`, or where there is a lamp `even + strength visible max(0, n . towards)`, where
+  `visible` is what the pixel sees of the lamp past the face (`shadows.visibility`).
 
   Attributes:
     told: `[..., 9]`.
@@ -65,6 +67,7 @@ class Lights(NamedTuple):
     towards: unit direction to the lamp, `[..., 3]`.
     strength: shading that the lamp adds to a surface that faces it, `[...]`.
     even: shading by light from everywhere, `[...]`.
+    softness: of the edges of cast shadows, as `shadows.visibility` takes it, `[...]`.
   """
 
   told: Array
@@ -72,45 +75,48 @@ class Lights(NamedTuple):
   towards: Array
   strength: Array
   even: Array
+  softness: Array
 
 
-# Of hard lamps, in degrees, evenly drawn: azimuth from the camera to either side, elevation upwards.
+# Of hard lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards, the share of even
+# light in the mean radiance as `sh.directional` has it (its square root is drawn: dark shadows are hard to learn), the
+# first coefficient, and the softness of shadows.
 LAMP_AZIMUTH = (-100.0, 100.0)
-LAMP_ELEVATION = (-15.0, 70.0)
+LAMP_ELEVATION = (-40.0, 75.0)
+LAMP_AMBIENT_ROOT = (0.0, 0.8)
+LAMP_DC = (0.6, 0.9)
+LAMP_SOFTNESS = (0.1, 0.6)
 
-_BAND0 = 1 / (2 * math.sqrt(math.pi))
-# Up to band 2, a point lamp of mean radiance 1 sends 1 + 3 c + 5 (3 c^2 - 1) / 2 from where the cosine to its direction
-# is c; -1.8 at the lowest. With this share of even light the nine numbers are as negative as the prior lets others be:
-# what the network is told does not give the lamp away.
-_LOWEST_OF_A_POINT = -1.8
-_LEAST_AMBIENT = (light_prior.LOWEST_RADIANCE / _BAND0 - _LOWEST_OF_A_POINT) / (1 - _LOWEST_OF_A_POINT)
-LAMP_AMBIENT = (_LEAST_AMBIENT, 0.8)
+# Shading of a surface that faces a lamp, over the first coefficient: a photo whose own shading is 1 on average stays
+# below white under `sh.directional`.
+_FULL_SHADING = 1.65
 
 
 def soft_lights(told: Array) -> Lights:
   """Lights `[..., 9]` without lamps."""
   nothing = jnp.zeros(told.shape[:-1])
-  return Lights(jnp.asarray(told), nothing > 0, jnp.zeros((*nothing.shape, 3)), nothing, nothing)
+  return Lights(jnp.asarray(told), nothing > 0, jnp.zeros((*nothing.shape, 3)), nothing, nothing, nothing + 1)
 
 
-def lamps(towards: Array, ambient: Array, dc: Array) -> Lights:
-  """Points of light, each with even light from everywhere.
+def lamps(towards: Array, ambient: Array, dc: Array, softness: Array) -> Lights:
+  """Points of light, each with even light from everywhere, told as `sh.directional` of the same numbers.
 
-  What is told is the projection of this very light, for a point `strength * basis(towards)`. `sh.shading` of it is the
-  true shading in bands 0 to 2: the same mean, the same contrast. It lacks bands 4, 6, ... of max(0, n . towards) (Basri
-  & Jacobs 2003), at most 3/32 of `strength`, where the surface turns away from the lamp. `sh.directional` says another
-  light: a lamp as wide as a cosine lobe, with 2/3 of this band 1 and 1/4 of this band 2.
+  Nine numbers hold no point: what is told is the lobe by which users name a lamp, and the network learns that a lobe
+  means a lamp with its attached and cast shadows. Mean radiance is shared between lamp and even light as there, so a
+  surface that faces the lamp gets `ambient` from the one and `4 (1 - ambient)` from the other. All is scaled so that
+  this surface is as bright under every lamp of one `dc`, as a photographer exposes.
 
   Args:
     towards: unit directions to the lamps, `[..., 3]`.
     ambient: the share of even light in the mean radiance, `[...]`.
-    dc: the first coefficient, `[...]`, which sets the mean radiance as with any other light.
+    dc: the first coefficient, `[...]`.
+    softness: see `Lights`, `[...]`.
   """
-  towards, ambient, dc = map(jnp.asarray, (towards, ambient, dc))
-  mean = math.pi * _BAND0 * dc  # of the shading, over all normals
-  strength, even = 4 * (1 - ambient) * mean, ambient * mean  # max(0, cos) has a mean of 1/4
-  told = (jnp.expand_dims(strength, -1) * sh.basis(towards)).at[..., 0].set(dc)
-  return Lights(told, jnp.ones(dc.shape, bool), towards, strength, even)
+  towards, ambient, dc, softness = map(jnp.asarray, (towards, ambient, dc, softness))
+  full = _FULL_SHADING * dc
+  even_share = ambient / (ambient + 4 * (1 - ambient))
+  told = sh.directional(towards, jnp.expand_dims(ambient, -1), jnp.expand_dims(dc, -1))
+  return Lights(told, jnp.ones(dc.shape, bool), towards, (1 - even_share) * full, even_share * full, softness)
 
 
 def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Lights:
@@ -121,13 +127,15 @@ def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Li
   told = draw(jax.random.split(key, shape))
   if not lamp_share:
     return soft_lights(told)
-  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (4, *shape))
-  azimuth, elevation, ambient = (
+  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (6, *shape))
+  azimuth, elevation, ambient_root, dc, softness = (
     low + (high - low) * number
-    for (low, high), number in zip((LAMP_AZIMUTH, LAMP_ELEVATION, LAMP_AMBIENT), numbers[:3], strict=True)
+    for (low, high), number in zip(
+      (LAMP_AZIMUTH, LAMP_ELEVATION, LAMP_AMBIENT_ROOT, LAMP_DC, LAMP_SOFTNESS), numbers[:5], strict=True
+    )
   )
-  hard = lamps(_direction(jnp.radians(azimuth), jnp.radians(elevation)), ambient, told[..., 0])
-  is_hard = numbers[3] < lamp_share
+  hard = lamps(_direction(jnp.radians(azimuth), jnp.radians(elevation)), ambient_root**2, dc, softness)
+  is_hard = numbers[5] < lamp_share
   return hard._replace(told=jnp.where(is_hard[..., None], hard.told, told), hard=is_hard)
 
 
@@ -148,12 +156,12 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
   Args:
     key: one key; what a face gets depends on its place in the batch too, never on devices.
     faces: the batch.
-    online: `original_share` and `lamp_share` of `training_config`, numbers.
+    online: `original_share`, `lamp_share` and `cast_shadows` of `training_config`.
   """
   lights_key, photo_key = jax.random.split(key)
   count = faces.luminance.shape[0]
   lights = draw_lights(lights_key, (2, count), online.lamp_share)
-  luminance = relight_under(faces, lights)
+  luminance = relight_under(faces, lights, online.lamp_share > 0 and online.cast_shadows)
   is_photo = jax.random.uniform(photo_key, (count,)) < online.original_share
   first = jnp.where(is_photo[:, None, None, None], faces.luminance, luminance[0])
   told = jnp.where(is_photo[:, None], faces.source_light, lights.told[0])
@@ -165,19 +173,22 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
   )
 
 
-def relight_under(faces: Faces, lights: Lights) -> jax.Array:
+def relight_under(faces: Faces, lights: Lights, cast_shadows: bool = True) -> jax.Array:
   """L / 100 of the faces under lights `[N, B]`: the ratio image (equations 1 to 3), `[N, B, H, W, 1]`."""
-  return jax.vmap(_relight_face, in_axes=(0, 1), out_axes=1)(faces, lights)
+  relight = functools.partial(_relight_face, cast_shadows=cast_shadows)
+  return jax.vmap(relight, in_axes=(0, 1), out_axes=1)(faces, lights)
 
 
-def _relight_face(face: Faces, lights: Lights) -> jax.Array:
+def _relight_face(face: Faces, lights: Lights, *, cast_shadows: bool) -> jax.Array:
   """One face, without the axis of the batch, under lights `[N]` -> `[N, H, W, 1]`."""
   source = _shading(face.normal, face.source_light)
   relight = functools.partial(ratio.relight, face.luminance[..., 0], ratio.fill_dark(source))
 
   def under(light):
-    facing = jnp.maximum(sum(face.normal[..., axis] * light.towards[axis] for axis in range(3)), 0)
-    return relight(jnp.where(light.hard, light.even + light.strength * facing, _shading(face.normal, light.told)))
+    lamplight = light.strength * jnp.maximum(sum(face.normal[..., axis] * light.towards[axis] for axis in range(3)), 0)
+    if cast_shadows:
+      lamplight *= shadows.visibility(face.depth[..., 0], light.towards, light.softness)
+    return relight(jnp.where(light.hard, light.even + lamplight, _shading(face.normal, light.told)))
 
   return jax.vmap(under)(lights)[..., None]
 

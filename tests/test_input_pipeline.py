@@ -42,6 +42,7 @@ def face(number, size=SIZE, lights=2):
     target_lights=np.float32(target_lights),
     source_light=np.float32(source_light),
     normal=np.float32(normal / np.linalg.norm(normal, axis=-1, keepdims=True)),
+    depth=np.float32(rng.uniform(-0.5, 0.5, (size, size))),
     mask=rng.random((size, size)) < 0.5,
     light_names=tuple(f"lamp {k}" for k in range(lights)),
   )
@@ -219,7 +220,7 @@ def test_processes_fill_up_their_own_batches_where_records_are_skipped(tmp_path,
 
 def test_batches_are_float32_arrays(folder, iterate):
   batch = next(iterate(folder, batch_size=4))
-  assert [field.shape for field in batch] == [(4, SIZE, SIZE, 1), (4, SIZE, SIZE, 3), (4, SIZE, SIZE, 1), (4, 9)]
+  assert [field.shape for field in batch] == [(4, SIZE, SIZE, channels) for channels in (1, 3, 1, 1)] + [(4, 9)]
   views = next(iterate(folder, batch_size=4, mode="offline"))
   assert [field.shape for field in views] == [(2, 4, SIZE, SIZE, 1), (2, 4, 9), (4, SIZE, SIZE, 1), (4, SIZE, SIZE, 1)]
   for field in (*batch, *views):
@@ -372,6 +373,7 @@ def test_online_faces_are_the_records(folder, iterate):
     record = FACES[number]
     np.testing.assert_allclose(batch.luminance[row, ..., 0], photo_luminance(record.original))
     np.testing.assert_allclose(batch.normal[row], record.normal, atol=5e-5)
+    np.testing.assert_allclose(batch.depth[row, ..., 0], record.depth, atol=5e-5)
     np.testing.assert_array_equal(batch.mask[row, ..., 0], record.mask)
     np.testing.assert_array_equal(batch.source_light[row], record.source_light)
 
@@ -474,6 +476,9 @@ def test_pictures_normals_and_masks_move_together(seed):
   # Away from the rim, where the normals of neighbours are far apart.
   inside = cv2.erode(np.uint8(inside), np.ones((9, 9), np.uint8)) > 0
   np.testing.assert_allclose(moved[inside], shading[inside], atol=0.01)
+  # The depth of a ball is its normals' own, in shares of a side that the ball has outgrown by the factor.
+  moved_depth = move.depth(np.float32(-0.5 * normal[..., 1]))
+  np.testing.assert_allclose(moved_depth[inside], -0.5 * move.warp[0, 0] * moved_normal[inside, 1], atol=0.01)
   # Where the disc is: its centre and size are those of the warp.
   area = np.pi / 4 * 64**2
   rows, columns = np.nonzero(moved_mask)
@@ -538,7 +543,7 @@ def without_normal(feature):
 
 
 def of_another_version(feature):
-  feature["schema_version"].int64_list.value[:] = [2]
+  feature["schema_version"].int64_list.value[:] = [1]
 
 
 def with_half_a_photo(feature):
@@ -552,7 +557,7 @@ def not_square(feature):
 
 EDITS = {
   without_normal: "field 'image/normal' is missing",
-  of_another_version: "schema_version is 2; this program reads 1",
+  of_another_version: "schema_version is 1; this program reads 2",
   with_half_a_photo: "field 'image/original' holds an image that cannot be decoded",
   not_square: f"its pictures have {SIZE} x {SIZE + 1} pixels; training takes square ones",
 }

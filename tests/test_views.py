@@ -1,4 +1,4 @@
-"""Relighting inside the step is what the offline export does; hard lamps are told truthfully."""
+"""Relighting inside the step is what the offline export does; hard lamps are told by their lobes, and cast shadows."""
 
 import math
 from types import SimpleNamespace
@@ -14,9 +14,11 @@ from dpr_jax import light_prior, ratio, sh
 from dpr_jax.color import photo_luminance
 from dpr_jax.native_libraries import import_native
 from dpr_jax.views import (
-  LAMP_AMBIENT,
+  LAMP_AMBIENT_ROOT,
   LAMP_AZIMUTH,
+  LAMP_DC,
   LAMP_ELEVATION,
+  LAMP_SOFTNESS,
   Faces,
   Lights,
   draw_lights,
@@ -40,6 +42,7 @@ def random_faces(count, size=8, seed=0):
   return Faces(
     luminance=rng.random((count, size, size, 1), np.float32),
     normal=unit(rng.normal(size=(count, size, size, 3))),
+    depth=np.float32(rng.uniform(-0.2, 0.2, (count, size, size, 1))),
     mask=np.float32(rng.random((count, size, size, 1)) < 0.5),
     source_light=np.float32(rng.normal(size=(count, 9)) * 0.6 + 0.8 * np.eye(9)[0]),
   )
@@ -47,7 +50,7 @@ def random_faces(count, size=8, seed=0):
 
 def online(original_share=0.5, lamp_share=0.0):
   """The part of a config; the first share may be traced, which saves compiling."""
-  return SimpleNamespace(original_share=original_share, lamp_share=lamp_share)
+  return SimpleNamespace(original_share=original_share, lamp_share=lamp_share, cast_shadows=True)
 
 
 def directions(count=4000):
@@ -85,7 +88,11 @@ def test_the_export_writes_the_same_up_to_its_8_bits():
   source = 1.3 * source.sh
   written = relight(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB), normal, source, targets)
   faces = Faces(
-    photo_luminance(photo)[None, ..., None], normal[None], np.ones((1, 64, 64, 1), np.float32), source[None]
+    photo_luminance(photo)[None, ..., None],
+    normal[None],
+    np.zeros((1, 64, 64, 1), np.float32),
+    np.ones((1, 64, 64, 1), np.float32),
+    source[None],
   )
   relit = relit_under(faces, soft_lights(np.stack([target.sh for target in targets])[:, None]))[:, 0, ..., 0]
   offline = np.stack([photo_luminance(image) for image in written])
@@ -106,6 +113,7 @@ def test_a_procedural_record_agrees():
   faces = Faces(
     photo_luminance(record.original)[None, ..., None],
     record.normal[None],
+    record.depth[None, ..., None],
     np.ones((1, 64, 64, 1), np.float32),
     record.source_light[None],
   )
@@ -154,7 +162,8 @@ def test_lights_are_fresh_for_each_face_view_and_key_and_drawn_from_the_prior():
 
   lights = np.concatenate([views_of(jax.random.key(seed)).light.reshape(-1, 9) for seed in range(4)])
   assert len(np.unique(lights.round(5), axis=0)) == 40
-  low, high = light_prior.DC_RANGE
+  (low, high), lamp_range = light_prior.DC_RANGE, LAMP_DC
+  low, high = min(low, lamp_range[0]), max(high, lamp_range[1])
   assert ((lights[:, 0] > low - 1e-6) & (lights[:, 0] < high + 1e-6)).all()
   assert compiled == 1
   again = views_of(jax.random.key(2))
@@ -178,59 +187,63 @@ def test_a_face_does_not_depend_on_the_others():
   rng = np.random.default_rng(0)
   told, towards = np.float32(rng.normal(size=(2, 3, 9))), unit(rng.normal(size=(2, 3, 3)))
   hard, strength, even = rng.random((2, 3)) < 0.5, rng.random((2, 3), np.float32), rng.random((2, 3), np.float32)
-  lights = Lights(told, hard, towards, strength, even)
+  lights = Lights(told, hard, towards, strength, even, np.full((2, 3), 0.3, np.float32))
   together = relit_under(faces, lights)
   for b in range(3):
     alone = relit_under(Faces(*(leaf[b : b + 1] for leaf in faces)), Lights(*(leaf[:, b : b + 1] for leaf in lights)))
     np.testing.assert_allclose(alone[:, 0], together[:, b], atol=1e-5)
 
 
-LAMPS = [(0, 0, 0.5, 0.8), (70, 20, 0.5, 0.7), (-100, 60, 0.7, 0.9), (30, -15, 0.6, 0.75)]
+LAMPS = [(0, 0, 0.5, 0.8), (70, 20, 0.0, 0.7), (-100, 60, 0.7, 0.9), (30, -15, 1.0, 0.75)]
 
 
 @pytest.mark.parametrize(("azimuth", "elevation", "ambient", "dc"), LAMPS)
-def test_what_is_told_of_a_lamp_is_its_light(azimuth, elevation, ambient, dc):
-  """Bands 0 to 2 of the true shading are those of `sh.shading`, and what is left out is no more than stated."""
-  lamp = jax.device_get(lamps(sh.direction(azimuth, elevation), ambient, dc))
-  normals = directions()
-  shading = lamp.even + lamp.strength * np.maximum(normals @ np.asarray(lamp.towards), 0)
-  projected = 4 * np.pi * np.mean(sh.basis(normals) * shading[:, None], axis=0)
-  np.testing.assert_allclose(projected, lamp.told * sh.LAMBERTIAN, atol=2e-3)
-  assert float(lamp.told[0]) == pytest.approx(dc)
-  told = sh.shading(normals, np.asarray(lamp.told))
-  assert told.mean() == pytest.approx(shading.mean(), rel=1e-3)
-  assert np.abs(told - shading).max() == pytest.approx(3 / 32 * lamp.strength, rel=0.02)
-  # The same from the light itself: a small bright spot of an environment, and gray.
-  spot = normals @ np.asarray(lamp.towards) > np.cos(np.radians(4))
-  radiance = lamp.even / np.pi + spot * lamp.strength / (spot.mean() * 4 * np.pi)
-  projected = 4 * np.pi * np.mean(sh.basis(normals) * radiance[:, None], axis=0)
-  np.testing.assert_allclose(projected, lamp.told, atol=0.03)
-  # `sh.directional` is the softer light that it is said to be.
-  soft = sh.directional(sh.direction(azimuth, elevation), ambient, dc)
-  softer = np.repeat([1, 2 / 3, 1 / 4], [1, 3, 5])
-  np.testing.assert_allclose(soft, lamp.told * softer, atol=1e-6)
+def test_lamps_are_told_by_the_lobe_that_names_them(azimuth, elevation, ambient, dc):
+  towards = sh.direction(azimuth, elevation)
+  lamp = jax.device_get(lamps(towards, ambient, dc, 0.3))
+  np.testing.assert_allclose(lamp.told, sh.directional(towards, ambient, dc), atol=1e-6)
+  # Even light and lamp send as much in the mean as the lobe's two parts do; max(0, cos) has a mean of 1/4.
+  assert lamp.even == pytest.approx(ambient * (lamp.even + lamp.strength / 4), abs=1e-6)
+  # What faces a lamp of one `dc` is equally bright, whatever the even light.
+  assert lamp.even + lamp.strength == pytest.approx(float(sum(jax.device_get(lamps(towards, 0.2, dc, 0.3))[3:5])))
 
 
-def test_lamps_are_told_within_the_contrast_of_the_prior():
-  least, most = LAMP_AMBIENT
-  darkest = sh.minimum(np.asarray(lamps(sh.direction(20, 30), least, 0.8).told)) / 0.8
-  assert darkest == pytest.approx(light_prior.LOWEST_RADIANCE, abs=1e-5)
-  assert sh.minimum(np.asarray(lamps(sh.direction(20, 30), most, 0.8).told)) / 0.8 > light_prior.LOWEST_RADIANCE
+def lit_faces(normals, depth):
+  """One gray face in a photo of even light, whose shading is 1 / sqrt(pi) for a first coefficient of 2."""
+  flat = np.float32(np.eye(9)[:1] * 2)
+  shape = (1, *normals.shape[:2], 1)
+  return Faces(np.full(shape, 0.3, np.float32), normals[None], depth.reshape(shape), np.ones(shape, np.float32), flat)
+
+
+def one_lamp(towards, ambient=0.5, softness=0.3):
+  return jax.tree.map(lambda leaf: leaf[None, None], lamps(towards, ambient, 0.8, softness))
 
 
 def test_lamps_shade_hard():
   """Away from the lamp there is even light and nothing else; towards it the shading follows the cosine."""
-  normals = np.float32(directions(64).reshape(1, 8, 8, 3))
-  flat = np.float32(np.eye(9)[:1] * 2)  # the photo's light: even
-  faces = Faces(np.full((1, 8, 8, 1), 0.3, np.float32), normals, np.ones((1, 8, 8, 1), np.float32), flat)
+  normals = np.float32(directions(64).reshape(8, 8, 3))
   towards = sh.direction(60, 25)
-  lamp = jax.tree.map(lambda leaf: leaf[None, None], lamps(towards, 0.5, 0.8))
-  relit = np.asarray(relit_under(faces, lamp))[0, 0, ..., 0]
-  cosine = normals[0] @ towards
-  expected = 0.3 * (lamp.even[0, 0] + lamp.strength[0, 0] * np.maximum(cosine, 0)) / (2 * math.sqrt(math.pi) / 2)
+  lamp = one_lamp(towards)
+  relit = np.asarray(relit_under(lit_faces(normals, np.zeros((8, 8), np.float32)), lamp))[0, 0, ..., 0]
+  cosine = normals @ towards
+  expected = 0.3 * (lamp.even[0, 0] + lamp.strength[0, 0] * np.maximum(cosine, 0)) / math.sqrt(math.pi)
   np.testing.assert_allclose(relit, np.minimum(expected, 1), atol=1e-5)
   assert np.ptp(relit[cosine < 0]) < 1e-6
   assert (cosine < 0).sum() > 20
+
+
+def test_what_a_ridge_hides_from_the_lamp_has_even_light_only():
+  normals = np.tile(np.float32([0, -1, 0]), (32, 32, 1))
+  depth = np.zeros((32, 32), np.float32)
+  depth[:, 13:17] = 0.2  # a lamp at 45 degrees from the left hides 0.2 of the side behind it
+  faces, lamp = lit_faces(normals, depth), one_lamp(sh.direction(45, 0), softness=0.01)
+  relit = np.asarray(relit_under(faces, lamp))[0, 0, ..., 0]
+  shadow, light = 0.3 * lamp.even[0, 0] / math.sqrt(math.pi), relit[0, 0]
+  np.testing.assert_allclose(relit[:, 18:21], shadow, atol=1e-5)
+  np.testing.assert_allclose(relit[:, 25:], light, atol=1e-5)
+  assert light > 1.5 * shadow
+  without = np.asarray(jax.jit(relight_under, static_argnums=2)(faces, lamp, False))[0, 0, ..., 0]
+  np.testing.assert_allclose(without, light, atol=1e-5)
 
 
 def test_lamps_are_as_frequent_as_asked_and_lie_in_their_ranges():
@@ -243,9 +256,17 @@ def test_lamps_are_as_frequent_as_asked_and_lie_in_their_ranges():
   for angles, (low, high) in ((azimuth, LAMP_AZIMUTH), (elevation, LAMP_ELEVATION)):
     assert (low - 0.1 < angles.min(), angles.max() < high + 0.1) == (True, True)
     assert np.ptp(angles) > 0.9 * (high - low)
-  # Each is told as what it is, by its own numbers.
-  even = hard.even[:, None] / np.pi * (2 * math.sqrt(np.pi)) * np.eye(9)[0]
-  np.testing.assert_allclose(hard.told, hard.strength[:, None] * sh.basis(hard.towards) + even, atol=1e-5)
+  # Each is told by its own lobe.
+  ambient = 4 * hard.even / (hard.strength + 4 * hard.even)
+  told = sh.directional(hard.towards, ambient[:, None], hard.told[:, :1])
+  np.testing.assert_allclose(hard.told, told, atol=1e-5)
+  for values, (low, high) in (
+    (np.sqrt(ambient), LAMP_AMBIENT_ROOT),
+    (hard.told[:, 0], LAMP_DC),
+    (hard.softness, LAMP_SOFTNESS),
+  ):
+    assert (low - 1e-3 < values.min(), values.max() < high + 1e-3) == (True, True)
+    assert np.ptp(values) > 0.9 * (high - low)
   # The others are the prior's.
   drawn = jax.jit(jax.vmap(jax.vmap(light_prior.draw_light)))(jax.random.split(jax.random.key(1), (2, 500)))
   np.testing.assert_allclose(lights.told[~lights.hard], drawn[~lights.hard], atol=1e-5)

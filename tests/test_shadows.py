@@ -1,0 +1,96 @@
+"""Cast shadows on reliefs whose shadows can be said beforehand, and against rays marched one by one."""
+
+import jax
+import numpy as np
+import pytest
+
+from dpr_jax import sh
+from dpr_jax.shadows import visibility
+
+SIDE = 64
+visible = jax.jit(visibility)
+
+
+def wall(height=0.2, column=20):
+  depth = np.zeros((SIDE, SIDE), np.float32)
+  depth[:, column - 5 : column + 1] = height
+  return depth
+
+
+def hills(seed=0):
+  """A smooth relief, in shares of the side."""
+  rng = np.random.default_rng(seed)
+  y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+  depth = np.zeros((SIDE, SIDE))
+  for u, v in rng.uniform(0.2, 0.8, (5, 2)):
+    depth += 0.15 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 0.01)
+  return depth.astype(np.float32)
+
+
+@pytest.mark.parametrize("elevation", [30, 45, 60])
+def test_a_wall_hides_a_lamp_as_far_as_its_height_says(elevation):
+  """Its shadow ends where a ray at that elevation over the picture has come down by the wall's height."""
+  towards = sh.direction(90 - elevation, 0)  # from the left, so high above the picture
+  lit = np.asarray(visible(wall(), towards, 0.01))
+  reach = 0.2 * SIDE / np.tan(np.radians(elevation))
+  row = lit[SIDE // 2]
+  assert row[21:][: int(reach * 0.9) - 1].max() < 0.05
+  assert row[21:][int(reach * 1.15) + 1 :].min() == 1
+  assert row[:21].min() == 1
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (0, 50), (50, 0), (-70, 30), (80, -35)])
+def test_a_plain_is_lit_wherever_the_lamp_stands_before_it(azimuth, elevation):
+  depth = np.full((SIDE, SIDE), 0.3, np.float32)
+  np.testing.assert_array_equal(visible(depth, sh.direction(azimuth, elevation), 0.1), 1)
+
+
+def test_behind_a_plain_the_lamp_is_hidden():
+  lit = np.asarray(visible(np.zeros((SIDE, SIDE), np.float32), sh.direction(120, 0), 0.1))
+  assert lit[:, SIDE // 2 :].max() == 0
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(65, 10), (-40, 50), (20, -65), (-75, -20)])
+def test_rays_marched_one_by_one_agree(azimuth, elevation):
+  depth, towards = hills(), sh.direction(azimuth, elevation).astype(float)
+  lit = np.asarray(visible(depth, towards.astype(np.float32), 0.02))
+  # Sub-pixel steps and interpolation.
+  from scipy.ndimage import map_coordinates
+
+  rows, columns = np.mgrid[:SIDE, :SIDE].astype(float)
+  hidden = np.zeros((SIDE, SIDE), bool)
+  across = np.hypot(towards[0], towards[2])
+  for distance in np.arange(0.6, 27, 0.25):
+    at = rows - towards[2] / across * distance, columns + towards[0] / across * distance
+    passed = map_coordinates(depth, at, order=1, cval=-9)
+    hidden |= passed > depth + distance / SIDE * -towards[1] / across
+  assert 0.1 < hidden.mean() < 0.6
+  # Ours look at whole pixels, and at fewer of them the farther away.
+  assert np.mean((lit < 0.5) != hidden) < 0.05
+
+
+def test_a_mirrored_face_has_mirrored_shadows():
+  depth = hills(3)
+  lit = np.asarray(visible(depth, sh.direction(60, 20), 0.3))
+  mirrored = np.asarray(visible(depth[:, ::-1], sh.direction(-60, 20), 0.3))
+  np.testing.assert_allclose(mirrored, lit[:, ::-1], atol=1e-5)
+
+
+def test_softness_widens_the_edge_and_leaves_it_where_it_is():
+  hard, soft = (np.asarray(visible(wall(), sh.direction(45, 0), softness))[SIDE // 2] for softness in (0.05, 0.5))
+  between = [np.sum((row > 0.02) & (row < 0.98)) for row in (hard, soft)]
+  assert between[1] > between[0]
+  assert abs(np.sum(hard) - np.sum(soft)) < 2
+  assert (np.diff(soft[21:40]) >= -1e-6).all()
+
+
+def test_at_the_camera_everything_is_seen():
+  np.testing.assert_array_equal(visible(hills(1), np.float32([0, -1, 0]), 0.3), 1)
+
+
+def test_gradients_are_finite():
+  def total(towards):
+    return visibility(hills(2), towards, 0.3).sum()
+
+  for towards in (sh.direction(60, 20), np.float32([0, -1, 0])):
+    assert np.isfinite(jax.grad(total)(towards)).all()
