@@ -27,7 +27,7 @@ from dpr_jax import metrics, pictures, records
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, HourglassNet, HourglassNet1024, network_for
+from dpr_jax.hourglass import ALL_SKIPS, Network, network_for
 from dpr_jax.input_pipeline import Augmentation, RecordSource
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, write_photo
@@ -441,7 +441,7 @@ def evaluate(
   return "\n\n".join(_tables(about, summaries))
 
 
-def _check_fits(name: str, network: HourglassNet | HourglassNet1024, size: int) -> None:
+def _check_fits(name: str, network: Network, size: int) -> None:
   if not network.gray:
     raise BadInput(f"weights {name!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers")
   if size % network.size_multiple:

@@ -1,5 +1,7 @@
 """The relighting networks: an hourglass whose bottleneck exchanges the light (Zhou et al. 2019, section 3.2, figure 3).
 
+`HourglassNet` and `HourglassNet1024` are the published ones; `RatioHourglassNet` is ours.
+
 The target light enters at the bottleneck and nowhere else. Everything before it, the skip branches included, depends on
 the photo alone: `encode` computes that once, `decode` turns it into as many relit images as there are lights.
 
@@ -36,12 +38,14 @@ class Encoding(NamedTuple):
     face: `[B, H/16, W/16, 8 * base_filters]`, the face features Z_f at the bottleneck (H/32 for the 1024 network).
     light: `[B, 9]`, the photo's own light as the network estimates it (`[B, 27]` if the network is not gray).
     skips: the outputs of the four skip branches, outermost first; level k is `[B, H/2^k, W/2^k, C_k]` (half that size
-      in the 1024 network).
+      in the 1024 network and the ratio network).
+    luminance: `[B, H, W, 1]`, the photo itself, which the ratio network multiplies; None in the others.
   """
 
   face: jax.Array
   light: jax.Array
   skips: tuple[jax.Array, ...]
+  luminance: jax.Array | None = None
 
 
 class Relit(NamedTuple):
@@ -81,9 +85,12 @@ def _batch_norm(name: str | None, train: bool, dtype: jnp.dtype | None) -> nn.Ba
   )
 
 
-def _conv(features: int, side: int, name: str, train: bool, dtype: jnp.dtype | None, use_bias: bool = True) -> nn.Conv:
-  convolution = {"conv_general_dilated": training_convolution} if train else {}
-  return nn.Conv(features, (side, side), use_bias=use_bias, dtype=dtype, name=name, **convolution)
+def _conv(
+  features: int, side: int, name: str, train: bool, dtype: jnp.dtype | None, use_bias: bool = True, **options
+) -> nn.Conv:
+  if train:
+    options["conv_general_dilated"] = training_convolution
+  return nn.Conv(features, (side, side), use_bias=use_bias, dtype=dtype, name=name, **options)
 
 
 def _upsample(x: jax.Array) -> jax.Array:
@@ -123,6 +130,39 @@ class ResidualBlock(nn.Module):
     return nn.relu(y + x)
 
 
+class ModulatedBlock(nn.Module):
+  """A `ResidualBlock` whose instance norms get their scale and shift from the light.
+
+  Shading is bilinear in light and normals (Basri & Jacobs 2003): channels that say how a surface is turned, each scaled
+  by what the light sends from there, and added up. (The instance norms of the official decoder take away what the light
+  adds to a whole channel.) After Huang & Belongie 2017, adaptive instance normalisation.
+
+  Attributes: see `ResidualBlock`.
+  """
+
+  features: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, light: jax.Array, train: bool) -> jax.Array:
+    """`light` is the target's code, `[B, K]`."""
+
+    def modulated(y: jax.Array, name: str) -> jax.Array:
+      numbers = nn.Dense(2 * self.features, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name=name)(
+        light
+      )
+      scale, shift = jnp.split(numbers[:, None, None, :], 2, axis=-1)
+      return _instance_norm(y, self.dtype) * (1 + scale) + shift
+
+    y = _conv(self.features, 3, "conv1", train, self.dtype, use_bias=False)(x)
+    y = nn.relu(modulated(y, "light1"))
+    y = _conv(self.features, 3, "conv2", train, self.dtype, use_bias=False)(y)
+    y = modulated(y, "light2")
+    if x.shape[-1] != self.features:
+      x = _conv(self.features, 1, "shortcut", train, self.dtype, use_bias=False)(x)
+    return nn.relu(y + x)
+
+
 class Level(nn.Module):
   """One level of the hourglass: the skip branch, the way down and the way up.
 
@@ -130,24 +170,31 @@ class Level(nn.Module):
     outer: channels outside (at this level's resolution).
     inner: channels inside (at half of it).
     dtype: see `ResidualBlock`.
+    modulated: whether the light reaches the way up at this level too.
   """
 
   outer: int
   inner: int
   dtype: jnp.dtype | None = None
+  modulated: bool = False
 
   def setup(self):
     self.skip = ResidualBlock(self.outer, batch_norm=False, dtype=self.dtype)
     self.down = ResidualBlock(self.inner, batch_norm=True, dtype=self.dtype)
-    self.up = ResidualBlock(self.outer, batch_norm=False, dtype=self.dtype)
+    if self.modulated:
+      self.up = ModulatedBlock(self.outer, dtype=self.dtype)
+    else:
+      self.up = ResidualBlock(self.outer, batch_norm=False, dtype=self.dtype)
 
   def encode(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """`[B, H, W, outer]` -> `[B, H/2, W/2, inner]` and the skip branch's `[B, H, W, outer]`."""
     return self.down(max_pool(x), train), self.skip(x, train)
 
-  def decode(self, x: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool) -> jax.Array:
-    """`[B, H/2, W/2, inner]` -> `[B, H, W, outer]`."""
-    x = _upsample(self.up(x, train))
+  def decode(
+    self, x: jax.Array, light: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool
+  ) -> jax.Array:
+    """`[B, H/2, W/2, inner]` and the light's code `[B, K]` -> `[B, H, W, outer]`."""
+    x = _upsample(self.up(x, light, train) if self.modulated else self.up(x, train))
     if isinstance(skip_on, jax.Array):
       return x + skip_on.astype(skip.dtype) * skip
     return x + skip if skip_on else x
@@ -184,9 +231,13 @@ class LightNet(nn.Module):
     light = self.estimate2(self.estimate_prelu(self.estimate1(pooled)))
     return light.astype(pooled.dtype)
 
-  def embed(self, light: jax.Array) -> jax.Array:
-    """Target light `[B, light_size]` -> light features `[B, 1, 1, channels]`, the same at every position."""
-    return nn.relu(self.embed2(self.embed_prelu(self.embed1(light))))[:, None, None, :]
+  def code(self, light: jax.Array) -> jax.Array:
+    """Target light `[B, light_size]` -> `[B, 128]`, what all that is made of the light begins with."""
+    return self.embed_prelu(self.embed1(light))
+
+  def embed(self, code: jax.Array) -> jax.Array:
+    """The light's code -> light features `[B, 1, 1, channels]`, the same at every position."""
+    return nn.relu(self.embed2(code))[:, None, None, :]
 
 
 class Trunk(nn.Module):
@@ -197,20 +248,22 @@ class Trunk(nn.Module):
     light_channels: bottleneck channels that carry light.
     light_size: numbers of a light, 9 or 27.
     dtype: see `ResidualBlock`.
+    modulated: see `Level`.
   """
 
   base_filters: int
   light_channels: int
   light_size: int
   dtype: jnp.dtype | None = None
+  modulated: bool = False
 
   def setup(self):
     c = self.base_filters
     bottleneck = _FACE_FEATURES_PER_BASE_FILTER * c + self.light_channels
-    self.level0 = Level(c, c, self.dtype)
-    self.level1 = Level(c, 2 * c, self.dtype)
-    self.level2 = Level(2 * c, 4 * c, self.dtype)
-    self.level3 = Level(4 * c, bottleneck, self.dtype)
+    self.level0 = Level(c, c, self.dtype, self.modulated)
+    self.level1 = Level(c, 2 * c, self.dtype, self.modulated)
+    self.level2 = Level(2 * c, 4 * c, self.dtype, self.modulated)
+    self.level3 = Level(4 * c, bottleneck, self.dtype, self.modulated)
     self.light = LightNet(self.light_channels, self.light_size, self.dtype)
 
   @property
@@ -226,11 +279,12 @@ class Trunk(nn.Module):
     return Encoding(face=face, light=self.light.estimate(light_features), skips=tuple(skips))
 
   def decode(self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask, train: bool) -> jax.Array:
-    embedded = self.light.embed(light).astype(encoding.face.dtype)
+    code = self.light.code(light)
+    embedded = self.light.embed(code).astype(encoding.face.dtype)
     b, h, w, _ = encoding.face.shape
     x = jnp.concatenate([jnp.broadcast_to(embedded, (b, h, w, self.light_channels)), encoding.face], axis=-1)
     for k in reversed(range(NUM_LEVELS)):
-      x = self._levels[k].decode(x, encoding.skips[k], skip_mask[k], train)
+      x = self._levels[k].decode(x, code, encoding.skips[k], skip_mask[k], train)
     return x
 
 
@@ -262,7 +316,7 @@ class Head(nn.Module):
 
 
 class _Relighting(nn.Module):
-  """What the two networks have in common; they differ in `_stem` and `_head`."""
+  """What the networks have in common; they differ in what is around the trunk."""
 
   base_filters: int = 16
   light_channels: int = 27
@@ -310,12 +364,15 @@ class _Relighting(nn.Module):
     Raises:
       ValueError: a light of another batch size or length, a mask of another length.
     """
+    self._check(encoding, light, skip_mask)
+    return self._head(self.trunk.decode(encoding, light, skip_mask, train), train)
+
+  def _check(self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask) -> None:
     expected = (encoding.face.shape[0], self.light_size)
     if light.shape != expected:
       raise ValueError(f"light must be {list(expected)}, not {list(light.shape)}")
     if len(skip_mask) != NUM_LEVELS:
       raise ValueError(f"skip mask must have {NUM_LEVELS} entries, not {len(skip_mask)}")
-    return self._head(self.trunk.decode(encoding, light, skip_mask, train), train)
 
   def __call__(
     self, luminance: jax.Array, light: jax.Array, skip_mask: SkipMask = ALL_SKIPS, train: bool = False
@@ -372,7 +429,86 @@ class HourglassNet1024(_Relighting):
     return self.head_1024(_upsample(features), train)
 
 
-def network_for(variables, dtype: jnp.dtype | None = None) -> HourglassNet | HourglassNet1024:
+# The modules of `RatioHourglassNet` whose kernels are zero before training: at first the photo stays as it is.
+STARTS_AT_ZERO = ("light1", "light2", "log_ratio")
+
+# Luminance (L / 100) added to both sides of a ratio: black can become lighter, and noise in shadows is not amplified.
+RATIO_OFFSET = 0.04
+
+
+class RatioHead(nn.Module):
+  """Features `[B, H/2, W/2, C]` and the photo's L `[B, H, W, 1]` -> relit L `[B, H, W, 1]`, float32.
+
+  The last convolution gives the logarithm of the ratio image, four numbers for the four pixels of each place (Shi et
+  al. 2016, sub-pixel convolution); it begins at 0, where the relit photo is the photo.
+
+  Attributes: see `Stem`.
+  """
+
+  features: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, luminance: jax.Array, train: bool) -> jax.Array:
+    x = nn.relu(_conv(self.features, 3, "conv", train, self.dtype)(x))
+    x = _conv(4, 3, "log_ratio", train, self.dtype, kernel_init=nn.initializers.zeros_init())(x)
+    log_ratio = _enlarge(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return (luminance + RATIO_OFFSET) * jnp.exp(log_ratio) - RATIO_OFFSET
+
+
+def _shrink(x: jax.Array) -> jax.Array:
+  """Each 2 x 2 pixels become channels: `[B, H, W, C] -> [B, H/2, W/2, 4 C]`."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+
+
+def _enlarge(x: jax.Array) -> jax.Array:
+  """The inverse of `_shrink` for one channel: `[B, H/2, W/2, 4] -> [B, H, W, 1]`."""
+  b, h, w, _ = x.shape
+  return x.reshape(b, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(b, 2 * h, 2 * w, 1)
+
+
+class RatioHourglassNet(_Relighting):
+  """The network of this project's own weights: an hourglass at half resolution that says by how much L changes.
+
+  Its output is the photo times the ratio image, so that pores and hair need not pass the network; and the light reaches
+  every level of the decoder (`ModulatedBlock`).
+
+  Attributes: see `HourglassNet`.
+  """
+
+  native_size = 256
+  size_multiple = 2 ** (NUM_LEVELS + 1)
+
+  def setup(self):
+    self.stem = Stem(self.base_filters, self.dtype)
+    self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, modulated=True)
+    self.ratio_head = RatioHead(self.base_filters, self.dtype)
+
+  def encode(self, luminance: jax.Array, train: bool = False) -> Encoding:
+    """See `HourglassNet.encode`."""
+    return super().encode(luminance, train)._replace(luminance=luminance)
+
+  def decode(
+    self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask = ALL_SKIPS, train: bool = False
+  ) -> jax.Array:
+    """See `HourglassNet.decode`; while training, L may leave [0, 1], so that the loss can say so."""
+    self._check(encoding, light, skip_mask)
+    features = self.trunk.decode(encoding, light, skip_mask, train)
+    relit = self.ratio_head(features, encoding.luminance, train)
+    return relit if train else jnp.clip(relit, 0, 1)
+
+  def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
+    return self.stem(_shrink(luminance), train)
+
+
+# By what their params have and the 512 network's have not.
+_TELLTALES = {"stem_1024": HourglassNet1024, "ratio_head": RatioHourglassNet}
+
+Network = HourglassNet | HourglassNet1024 | RatioHourglassNet
+
+
+def network_for(variables, dtype: jnp.dtype | None = None) -> Network:
   """The network that a variable tree (or a tree of its shapes) belongs to.
 
   Args:
@@ -380,16 +516,16 @@ def network_for(variables, dtype: jnp.dtype | None = None) -> HourglassNet | Hou
     dtype: compute type.
 
   Raises:
-    ValueError: the tree is of neither network.
+    ValueError: the tree is of none of the networks.
   """
   try:
     params = variables["params"]
-    network = HourglassNet1024 if "stem_1024" in params else HourglassNet
+    network = next((kind for name, kind in _TELLTALES.items() if name in params), HourglassNet)
     stem = params["stem_1024" if network is HourglassNet1024 else "stem"]
     light = params["trunk"]["light"]
     base_filters = stem["conv"]["kernel"].shape[-1]
     gray = {9: True, 27: False}[light["estimate2"]["kernel"].shape[-1]]
     light_channels = light["embed2"]["kernel"].shape[-1]
   except (KeyError, TypeError, AttributeError, IndexError):
-    raise ValueError("params are of neither HourglassNet nor HourglassNet1024") from None
+    raise ValueError("params are of none of the relighting networks") from None
   return network(base_filters=base_filters, light_channels=light_channels, gray=gray, dtype=dtype)

@@ -22,7 +22,7 @@ from dpr_jax import cpu, losses
 from dpr_jax.checkpoints import load_params
 from dpr_jax.discriminator import PatchDiscriminator
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import HourglassNet, HourglassNet1024, network_for
+from dpr_jax.hourglass import STARTS_AT_ZERO, Network, network_for
 from dpr_jax.skip_training import skip_mask
 from dpr_jax.training_config import NETWORKS, check_config
 from dpr_jax.views import FACE_AXES, Faces, Views, relight_faces
@@ -96,7 +96,7 @@ def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
   return jax.tree.map(jax.make_array_from_process_local_data, _batch_shardings(type(batch), mesh), batch)
 
 
-def network_of(config: ConfigDict) -> HourglassNet | HourglassNet1024:
+def network_of(config: ConfigDict) -> Network:
   """The network of a run."""
   return NETWORKS[config.network.name](
     base_filters=config.network.base_filters,
@@ -156,14 +156,14 @@ def _random_variables(module, rng: np.random.Generator, *inputs: jax.ShapeDtypeS
 
   def draw(path, leaf):
     name = path[-1].key
-    if name == "kernel":
+    if name == "kernel" and not any(step.key in STARTS_AT_ZERO for step in path):
       return _lecun_normal(rng, leaf.shape)
     return np.full(leaf.shape, _CONSTANTS[name], np.float32)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-_CONSTANTS = {"bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
+_CONSTANTS = {"kernel": 0, "bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
 _TRUNCATION = 2.0  # standard deviations
 # Of a standard normal that is cut at `_TRUNCATION`.
 _TRUNCATED_STD = 0.87962566103423978
@@ -177,7 +177,7 @@ def _lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
   return (normal / (_TRUNCATED_STD * np.sqrt(fan_in))).astype(np.float32)
 
 
-def _fitting_weights(source: str, network: HourglassNet | HourglassNet1024) -> dict:
+def _fitting_weights(source: str, network: Network) -> dict:
   """The weights that `source` names, for `network`: all, or the trunk alone for a 1024 network from a 512 one."""
   weights = jax.device_get(load_params(source))
   given = network_for(weights)
@@ -188,11 +188,11 @@ def _fitting_weights(source: str, network: HourglassNet | HourglassNet1024) -> d
   raise BadInput(f"config.network.init {source!r}: {_in_words(given)} does not fit into {_in_words(network)}")
 
 
-def _kind(network: HourglassNet | HourglassNet1024) -> tuple[str, int, int, int]:
+def _kind(network: Network) -> tuple[str, int, int, int]:
   return str(network.native_size), network.base_filters, network.light_channels, network.light_size
 
 
-def _in_words(network: HourglassNet | HourglassNet1024) -> str:
+def _in_words(network: Network) -> str:
   size, base_filters, light_channels, light_size = _kind(network)
   channels = f"{base_filters} base filters, {light_channels} light channels"
   return f"a {size} network of {channels} and lights of {light_size} numbers"
