@@ -106,10 +106,10 @@ def identity() -> Method:
   return Method(None, lambda source, lights: np.broadcast_to(source, (len(lights), *source.shape)))
 
 
-def network(weights: str) -> Method:
-  """A relighting network, at the size that it was trained on."""
+def network(weights: str, size: int | None) -> Method:
+  """A relighting network, at a size or at the one that its kind is made for."""
   params = load_params(weights)
-  size = network_for(params).native_size
+  size = size or network_for(params).native_size
 
   def see(picture):
     picture = np.clip(cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
@@ -230,6 +230,7 @@ def main() -> None:
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--data", type=Path, default=shared / "yale_b", help="the folder of subjects")
   parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--size", type=int, help="side of what networks see, where they were trained at another one")
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")
   arguments = parser.parse_args()
@@ -242,7 +243,7 @@ def main() -> None:
       baseline = RatioImage(finder)
       methods = {"identity": identity, "ratio image": lambda: Method(baseline.estimate, baseline.relight)}
     for weights in arguments.weights.split(","):
-      methods[weights] = lambda weights=weights: network(weights)
+      methods[weights] = lambda weights=weights: network(weights, arguments.size)
     for name, make in methods.items():
       results[name] = evaluate(make(), subjects)
   _report(results, len(subjects))

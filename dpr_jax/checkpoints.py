@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax import traverse_util
 
 from dpr_jax import assets, pytorch_weights
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import NUM_LEVELS, network_for
+from dpr_jax.output_files import atomic_output
 from dpr_jax.skip_training import skips_on
 
+DEFAULT = "default"
 OFFICIAL = ("official-512", "official-1024")
+NAMES = (DEFAULT, *OFFICIAL)
+
+_PACKAGED = Path(__file__).parent / "weights" / "default.npz"
+_ARCHIVE = ".npz"
+_LARGEST_ARCHIVE = 2**28  # bytes, unpacked
 
 # In the workdir of a training run: the folder of its checkpoints, and what each keeps for whoever uses the weights,
 # `{"params", "batch_stats"}` without optimizer or iterator.
@@ -31,11 +40,12 @@ def load_params(source: str | os.PathLike):
   """Weights of a relighting network.
 
   Args:
-    source: "official-512" or "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from
-      the authors' repository, or read from a folder of `DPR_ASSETS`); or the path of a PyTorch file (`.t7`, `.pth`)
-      with the keys of the official modules; or the workdir of a training run, whose newest complete checkpoint is
-      taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running mean of the weights, on whatever
-      devices they were trained. "default" is reserved for weights that this package will bring along.
+    source: "default", this project's own (in the package, Apache-2.0; see MODEL_CARD.md); or "official-512" or
+      "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from the authors' repository,
+      or read from a folder of `DPR_ASSETS`); or the path of an archive that `save_params` wrote (`.npz`), or of a
+      PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a training run, whose newest
+      complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running mean of the
+      weights, on whatever devices they were trained.
 
   Returns:
     `{"params": ..., "batch_stats": ...}`, float32, for the functions of `dpr_jax.relighting`.
@@ -44,17 +54,62 @@ def load_params(source: str | os.PathLike):
     BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
-  if name == "default":
-    raise BadInput(f"weights 'default': none are packaged yet; use one of {', '.join(OFFICIAL)}, or a file")
-  path = assets.asset_path(name) if name in OFFICIAL else Path(name)
+  path = assets.asset_path(name) if name in OFFICIAL else Path(_PACKAGED if name == DEFAULT else name)
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(OFFICIAL)}")
-  variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
+    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(NAMES)}")
+  if path.suffix == _ARCHIVE:
+    variables = _read_archive(path)
+  else:
+    variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
   _check_shapes(variables, path)
   _check_finite(variables, path)
   return jax.tree.map(jnp.asarray, variables)
+
+
+def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> None:
+  """Writes weights as one file that `load_params` reads: a NumPy archive of numbers in half precision, no pickle.
+
+  Args:
+    path: ends in `.npz`.
+    params: as `load_params` returns them.
+    overwrite: replace a file of that name.
+
+  Raises:
+    BadInput: another ending, a file that is there already, a place that cannot be written to, or a number beyond what
+      half precision holds.
+  """
+  path = Path(path)
+  if path.suffix != _ARCHIVE:
+    raise BadInput(f"{path}: weights are written as {_ARCHIVE}")
+  arrays = {}
+  for keys, leaf in traverse_util.flatten_dict(jax.device_get(params)).items():
+    with np.errstate(over="ignore"):
+      arrays["/".join(keys)] = np.asarray(leaf, np.float16)
+    if not np.isfinite(arrays["/".join(keys)]).all():
+      raise BadInput(f"{'/'.join(keys)} has values that half precision does not hold")
+  with atomic_output(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
+    np.savez_compressed(file, **arrays)
+
+
+def _read_archive(path: Path):
+  """The variables in an archive; everything about them is still to be checked."""
+  try:
+    with zipfile.ZipFile(path) as archive:
+      size = sum(member.file_size for member in archive.infolist())
+    if size > _LARGEST_ARCHIVE:
+      raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have")
+    with np.load(path, allow_pickle=False) as archive:
+      arrays = {tuple(name.split("/")): archive[name] for name in archive.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError) as error:
+    raise BadInput(f"{path}: not an archive of weights, or a damaged one ({str(error)[:_LONGEST_REASON]})") from error
+  if not all(array.dtype.kind == "f" for array in arrays.values()):
+    raise BadInput(f"{path}: holds what are no floating-point numbers")
+  try:
+    return traverse_util.unflatten_dict({keys: array.astype(np.float32) for keys, array in arrays.items()})
+  except (TypeError, KeyError, IndexError) as error:  # a name that is the beginning of another
+    raise BadInput(f"{path}: the names of its arrays contradict each other") from error
 
 
 def _find_checkpoint(folder: Path) -> Path:

@@ -145,7 +145,7 @@ class ModulatedBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, light: jax.Array, train: bool) -> jax.Array:
-    """`light` is the target's code, `[B, K]`."""
+    """`light` is the codes of target and source light, `[B, K]`."""
 
     def modulated(y: jax.Array, name: str) -> jax.Array:
       numbers = nn.Dense(2 * self.features, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name=name)(
@@ -193,7 +193,7 @@ class Level(nn.Module):
   def decode(
     self, x: jax.Array, light: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool
   ) -> jax.Array:
-    """`[B, H/2, W/2, inner]` and the light's code `[B, K]` -> `[B, H, W, outer]`."""
+    """`[B, H/2, W/2, inner]` and the lights' codes `[B, K]` -> `[B, H, W, outer]`."""
     x = _upsample(self.up(x, light, train) if self.modulated else self.up(x, train))
     if isinstance(skip_on, jax.Array):
       return x + skip_on.astype(skip.dtype) * skip
@@ -281,6 +281,8 @@ class Trunk(nn.Module):
   def decode(self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask, train: bool) -> jax.Array:
     code = self.light.code(light)
     embedded = self.light.embed(code).astype(encoding.face.dtype)
+    if self.modulated:  # a ratio is of two lights
+      code = jnp.concatenate([code, self.light.code(encoding.light)], axis=-1)
     b, h, w, _ = encoding.face.shape
     x = jnp.concatenate([jnp.broadcast_to(embedded, (b, h, w, self.light_channels)), encoding.face], axis=-1)
     for k in reversed(range(NUM_LEVELS)):
@@ -471,8 +473,9 @@ def _enlarge(x: jax.Array) -> jax.Array:
 class RatioHourglassNet(_Relighting):
   """The network of this project's own weights: an hourglass at half resolution that says by how much L changes.
 
-  Its output is the photo times the ratio image, so that pores and hair need not pass the network; and the light reaches
-  every level of the decoder (`ModulatedBlock`).
+  Its output is the photo times the ratio image, so that pores and hair need not pass the network; and the target light
+  reaches every level of the decoder (`ModulatedBlock`), beside the source light as the network sees it: the ratio is of
+  the two.
 
   Attributes: see `HourglassNet`.
   """

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ import pytest
 from test_pytorch_weights import official_state_dict, save
 
 from dpr_jax import assets, relight_command
-from dpr_jax.checkpoints import OFFICIAL, load_params
+from dpr_jax.checkpoints import NAMES, OFFICIAL, load_params, save_params
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import HourglassNet, HourglassNet1024
+from dpr_jax.hourglass import HourglassNet, HourglassNet1024, RatioHourglassNet
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.portrait import WholePhoto
 from dpr_jax.pytorch_weights import dpr_variables
@@ -69,9 +70,90 @@ def test_a_file(tmp_path, network_class, sh, file_format):
 
 def test_names():
   assert set(OFFICIAL) <= set(assets.ASSETS)
-  message = refusal("default")
-  assert message.startswith("weights 'default': none are packaged yet")
-  assert all(name in message for name in OFFICIAL)
+
+
+def test_the_weights_of_the_package_need_nothing_else(monkeypatch):
+  monkeypatch.setattr(assets, "asset_path", lambda name: pytest.fail(f"asks for {name}"))
+  params = load_params("default")
+  assert tree_of(params) == init_tree(RatioHourglassNet())
+  assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+
+
+def ratio_variables():
+  rng = np.random.default_rng(0)
+  network = RatioHourglassNet(base_filters=2, light_channels=3)
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(rng.normal(size=leaf[0]), leaf[1]),
+    init_tree(network),
+    is_leaf=lambda leaf: isinstance(leaf, tuple),
+  )
+
+
+def test_saved_weights_come_back_in_half_precision(tmp_path):
+  variables, path = ratio_variables(), tmp_path / "mine.npz"
+  save_params(path, variables)
+  params = load_params(path)
+  assert tree_of(params) == tree_of(variables)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-11, atol=1e-7), params, variables)
+  first = path.read_bytes()
+  save_params(path, params, overwrite=True)
+  assert path.read_bytes() == first
+  with pytest.raises(BadInput, match="exists already"):
+    save_params(path, variables)
+  assert path.read_bytes() == first
+
+
+def test_weights_that_cannot_be_saved_leave_nothing(tmp_path):
+  with pytest.raises(BadInput, match="half precision"):
+    save_params(tmp_path / "mine.npz", {"params": {"a": np.float32([1e6])}})
+  with pytest.raises(BadInput, match=r"written as \.npz"):
+    save_params(tmp_path / "mine.pth", {"params": {"a": np.float32([1])}})
+  assert not list(tmp_path.iterdir())
+
+
+def edited_archive(path, **changes):
+  """An archive of good weights with some arrays changed, or taken away by None."""
+  leaves = jax.tree_util.tree_leaves_with_path(ratio_variables())
+  arrays = {"/".join(key.key for key in keys): leaf for keys, leaf in leaves}
+  arrays = changes | {name: array for name, array in arrays.items() if name not in changes}
+  np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+  return path
+
+
+STEM = "params/stem/conv/bias"
+
+
+@pytest.mark.parametrize(
+  ("changes", "reason"),
+  [
+    ({STEM: None}, "is missing"),
+    ({STEM: np.zeros(3)}, "weights of another network"),
+    ({STEM: np.zeros(2, int)}, "no floating-point numbers"),
+    ({STEM: np.array([np.nan, 1])}, "not finite"),
+    ({STEM: np.array([{}, {}])}, "not an archive of weights"),
+    ({"params/stem": np.zeros(3)}, "contradict each other"),
+    ({"params/more": np.zeros(3)}, "weights of another network"),
+  ],
+)
+def test_archives_of_other_things_are_refused(tmp_path, changes, reason):
+  message = refusal(edited_archive(tmp_path / "mine.npz", **changes))
+  assert message.startswith(str(tmp_path / "mine.npz"))
+  assert reason in message
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-500], lambda data: b"", lambda data: b"PK" + data[:50]])
+def test_damaged_archives_are_refused(tmp_path, damage):
+  path = edited_archive(tmp_path / "mine.npz")
+  path.write_bytes(damage(path.read_bytes()))
+  assert "not an archive of weights" in refusal(path)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+  path = tmp_path / "mine.npz"
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+    for _ in range(300):
+      member.write(bytes(2**20))
+  assert "more than any weights have" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +163,7 @@ def test_no_such_name_or_file(source):
   message = refusal(source)
   assert "no such file" in message
   assert repr(source) in message
-  assert all(name in message for name in OFFICIAL)
+  assert all(name in message for name in NAMES)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04", b"\x80\x02}."])
@@ -100,7 +182,7 @@ def test_not_weights(tmp_path, content):
       "weights of another network: ['params']['trunk']['light']['embed1']['kernel'] is (9, 5), not (9, 128)",
     ),
     ({"image": 3}, "weights of another network: ['params']['head']['output']['bias'] is (3,), not (1,)"),
-    ({"sh": 4}, "params are of neither HourglassNet nor HourglassNet1024"),
+    ({"sh": 4}, "params are of none of the relighting networks"),
   ],
 )
 def test_weights_of_another_network(tmp_path, sizes, reason):
@@ -251,7 +333,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name, change):
 @pytest.mark.parametrize(
   ("change", "reason"),
   [
-    (lambda tree: tree["params"]["stem"].pop("conv"), "params are of neither HourglassNet nor HourglassNet1024"),
+    (lambda tree: tree["params"]["stem"].pop("conv"), "params are of none of the relighting networks"),
     (
       lambda tree: tree["params"]["head"]["output"].pop("bias"),
       "weights of another network: ['params']['head']['output']['bias'] is missing, not (1,)",
