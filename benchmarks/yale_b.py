@@ -10,7 +10,7 @@ Networks see the crop in the place where CelebA-HQ's framing would have it. A ta
 `direction`, as a user would write it (azimuth, elevation, ambient 0.3), and `transfer`, the estimate of the network
 itself, averaged over six other subjects under that flash. Scores are those of gray levels in [0, 1], over an ellipse on
 the face: si-MSE x 1000, and SSIM after the same scaling. Rows without a network: the source itself (identity), and the
-ratio image of the normals of MediaPipe's mesh.
+ratio image of MediaPipe's mesh, under the light as it is told, and under the lamp that it names with cast shadows.
 """
 
 import argparse
@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import jax
 import numpy as np
 
-from data_gen import face_mesh, light_estimation, normals
+from data_gen import face_mesh, light_estimation, normals, relief
 from data_gen.synthesis import skin_mask
 from dpr_jax import color, metrics, ratio, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FaceFinder
 from dpr_jax.hourglass import network_for
 from dpr_jax.relighting import decode_luminance, encode_luminance
+from dpr_jax.views import Faces, lamps, relight_under
 
 SOURCE = "A+000E+00"
 TARGETS = (
@@ -44,6 +46,7 @@ _HEIGHT, _WIDTH = 192, 168
 _SIDE, _TOP, _LEFT = 320, 74, 76  # of the square, and where in it the crop lies
 _AMBIENT = 0.3
 _OTHERS = 6  # subjects whose estimates are averaged
+_SOFTNESS = 0.3  # of the shadows of the rendered lamps
 _LEAST_AZIMUTH = 20  # of lights whose side is asked for
 
 _Y, _X = np.mgrid[:_HEIGHT, :_WIDTH]
@@ -124,33 +127,63 @@ def network(weights: str, size: int | None) -> Method:
   return Method(lambda picture, source: np.asarray(see(picture).light)[0], relight)
 
 
+class Shape(NamedTuple):
+  """Normals `[320, 320, 3]`, depth `[320, 320]` and skin `[320, 320]` bool of a subject, whose head keeps its place."""
+
+  normal: np.ndarray
+  depth: np.ndarray
+  skin: np.ndarray
+
+
 class RatioImage:
   """The ratio image of MediaPipe's mesh and the constrained fit, on L as the dataset is made."""
 
   def __init__(self, finder: FaceFinder):
     self._finder = finder
-    self._geometry: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    self._shapes: dict[bytes, Shape] = {}
 
-  def _normals(self, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normals and skin of a subject, whose head stays where it is."""
+  def shape(self, source: np.ndarray) -> Shape:
     key = source.tobytes()
-    if key not in self._geometry:
+    if key not in self._shapes:
       pixels = np.repeat(np.rint(255 * source).astype(np.uint8)[..., None], 3, axis=-1)
       faces = self._finder.find(pixels)
       if not faces:
         raise SystemExit("MediaPipe finds no face in a frontal photo")
       maps = face_mesh.face_maps(pixels, faces[0])
       normal, mask = normals.extend_to_frame(maps)
-      self._geometry[key] = normal, skin_mask(maps, mask)
-    return self._geometry[key]
+      self._shapes[key] = Shape(normal, relief.extend_to_frame(maps), skin_mask(maps, mask))
+    return self._shapes[key]
 
   def estimate(self, picture: np.ndarray, source: np.ndarray) -> np.ndarray:
-    return light_estimation.estimate_light(luminance_of_gray(picture), *self._normals(source))
+    shape = self.shape(source)
+    return light_estimation.estimate_light(luminance_of_gray(picture), shape.normal, shape.skin)
 
   def relight(self, source: np.ndarray, lights: np.ndarray) -> np.ndarray:
     light = self.estimate(source, source)
-    relit = ratio.relight_luminance(luminance_of_gray(source), self._normals(source)[0], light, lights)
-    return gray_of_luminance(relit)
+    return gray_of_luminance(
+      ratio.relight_luminance(luminance_of_gray(source), self.shape(source).normal, light, lights)
+    )
+
+  def relight_by_lamps(self, source: np.ndarray, lights: np.ndarray) -> np.ndarray:
+    """As `relight`, under the lamps whose lobes the lights are (`views.lamps`)."""
+    shape = self.shape(source)
+    face = Faces(
+      luminance=luminance_of_gray(source)[None, ..., None],
+      normal=shape.normal[None],
+      depth=shape.depth[None, ..., None],
+      mask=np.ones((1, _SIDE, _SIDE, 1), np.float32),
+      source_light=self.estimate(source, source)[None],
+    )
+    band1 = lights[:, [3, 1, 2]]
+    length = np.linalg.norm(band1, axis=-1)
+    # The inverse of `sh.directional`, whose band 1 without even light is 2 / sqrt(3) of the first coefficient.
+    even = np.clip(1 - length / lights[:, 0] * np.sqrt(3) / 2, 0, 1)
+    lamp = lamps(band1 / length[:, None], even, lights[:, 0], np.full(len(lights), _SOFTNESS, np.float32))
+    relit = _relight_under(face, jax.tree.map(lambda leaf: leaf[:, None], lamp))
+    return gray_of_luminance(np.asarray(relit)[:, 0, ..., 0])
+
+
+_relight_under = jax.jit(relight_under)
 
 
 def scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -241,7 +274,11 @@ def main() -> None:
     methods = {}
     if not arguments.no_baselines:
       baseline = RatioImage(finder)
-      methods = {"identity": identity, "ratio image": lambda: Method(baseline.estimate, baseline.relight)}
+      methods = {
+        "identity": identity,
+        "ratio image": lambda: Method(baseline.estimate, baseline.relight),
+        "ratio image, lamps": lambda: Method(baseline.estimate, baseline.relight_by_lamps),
+      }
     for weights in arguments.weights.split(","):
       methods[weights] = lambda weights=weights: network(weights, arguments.size)
     for name, make in methods.items():

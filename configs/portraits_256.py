@@ -10,7 +10,13 @@ python train.py --config=configs/portraits_256.py:procedural --workdir=runs/proc
 is its bigger sister: 128 pixels, 1200 procedural faces (which it makes first), no discriminator; 35 minutes on two busy
 CPU cores. On held-out faces and lights its si-MSE is 0.161 of the identity baseline's (curve and grid: BUILD_NOTES.md).
 
-Loss and Adam as in `configs/dpr.py`; everything else is ours.
+python export_dataset.py --source=portraits --keep_gray --size=256 --out=dataset_256
+python train.py --config=configs/portraits_256.py:default --workdir=runs/default --config.data.folder=dataset_256
+
+is the recipe of the weights `default` (MODEL_CARD.md): the ratio network, taught by pictures under hard lamps with cast
+shadows and by the shape of the fitted mesh, without a discriminator.
+
+Loss and Adam as in `configs/dpr.py` where nothing else is said; everything else is ours.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +25,7 @@ from configs import dpr
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The recipe, `smoke`, or `procedural`.
+  """The recipe, `smoke`, `procedural`, or `default`.
 
   Raises:
     BadInput: another variant.
@@ -33,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.online.lamp_share = 0.0
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup_steps = 500
-  return dpr.variant(config, arg, smoke=dpr.smoke, procedural=_procedural)
+  return dpr.variant(config, arg, smoke=dpr.smoke, procedural=_procedural, default=_default)
 
 
 def _procedural(config: ConfigDict) -> None:
@@ -48,3 +54,19 @@ def _procedural(config: ConfigDict) -> None:
   config.log_every = 25
   config.sample_every = config.save_every = 500
   config.evaluate_every = 250
+
+
+def _default(config: ConfigDict) -> None:
+  config.network.name = "ratio"
+  dpr.in_steps(config, 3_600, (0, 0, 0, 0))
+  # Faces are framed when they are relit too, so the network may rely on where they lie.
+  config.data.crop, config.data.scale = 0.03, 0.05
+  config.online.lamp_share = 0.75
+  config.loss.adversarial = 0.0
+  config.loss.normal = config.loss.depth = 5.0
+  config.optimizer.warmup_steps = 100
+  config.optimizer.clip_norm = 1.0
+  config.optimizer.ema_decay = 0.995
+  config.sample_every = 600
+  config.evaluate_every = 1_200
+  config.save_every = 300

@@ -9,6 +9,7 @@ Layout is `[B, H, W, C]`. H and W must be multiples of `size_multiple`. Skip con
 in: 0 = full resolution ... 3 = innermost.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dpr_jax import sh, shadows
 from dpr_jax.convolution import max_pool, training_convolution
 
 NUM_LEVELS = 4
@@ -38,14 +40,32 @@ class Encoding(NamedTuple):
     face: `[B, H/16, W/16, 8 * base_filters]`, the face features Z_f at the bottleneck (H/32 for the 1024 network).
     light: `[B, 9]`, the photo's own light as the network estimates it (`[B, 27]` if the network is not gray).
     skips: the outputs of the four skip branches, outermost first; level k is `[B, H/2^k, W/2^k, C_k]` (half that size
-      in the 1024 network and the ratio network).
-    luminance: `[B, H, W, 1]`, the photo itself, which the ratio network multiplies; None in the others.
+      in the 1024 network, a quarter in the ratio network).
+    surface: what the ratio network knows of the face's shape; None in the others.
   """
 
   face: jax.Array
   light: jax.Array
   skips: tuple[jax.Array, ...]
-  luminance: jax.Array | None = None
+  surface: "Surface | None" = None
+
+
+class Surface(NamedTuple):
+  """What `RatioHourglassNet` knows of a photo beside its light, at a quarter of the photo's resolution.
+
+  Attributes:
+    luminance: `[B, H, W, 1]`, the photo itself.
+    normal: `[B, H/4, W/4, 3]`, unit, axes of `dpr_jax.sh`.
+    depth: `[B, H/4, W/4, 1]`, height towards the viewer in shares of the side, from anywhere.
+    features: `[B, H/4, W/4, C]`, whatever else the decoder asks for.
+    shading: `[B, H/4, W/4, 1]`, under the photo's own light.
+  """
+
+  luminance: jax.Array
+  normal: jax.Array
+  depth: jax.Array
+  features: jax.Array
+  shading: jax.Array
 
 
 class Relit(NamedTuple):
@@ -55,11 +75,13 @@ class Relit(NamedTuple):
     luminance: `[B, H, W, 1]`, the relit L in [0, 1].
     source_light: `[B, 9]`, the light of the input photo.
     face: the bottleneck face features Z_f, for the feature matching loss.
+    surface: see `Encoding`.
   """
 
   luminance: jax.Array
   source_light: jax.Array
   face: jax.Array
+  surface: Surface | None = None
 
 
 def skip_count_mask(skip_count: int) -> tuple[bool, ...]:
@@ -170,31 +192,32 @@ class Level(nn.Module):
     outer: channels outside (at this level's resolution).
     inner: channels inside (at half of it).
     dtype: see `ResidualBlock`.
-    modulated: whether the light reaches the way up at this level too.
+    absolute: batch norm everywhere and linear enlargement, for maps whose values matter; the official network has
+      instance norm in skip branch and decoder, and repeats pixels.
   """
 
   outer: int
   inner: int
   dtype: jnp.dtype | None = None
-  modulated: bool = False
+  absolute: bool = False
 
   def setup(self):
-    self.skip = ResidualBlock(self.outer, batch_norm=False, dtype=self.dtype)
+    self.skip = ResidualBlock(self.outer, batch_norm=self.absolute, dtype=self.dtype)
     self.down = ResidualBlock(self.inner, batch_norm=True, dtype=self.dtype)
-    if self.modulated:
-      self.up = ModulatedBlock(self.outer, dtype=self.dtype)
-    else:
-      self.up = ResidualBlock(self.outer, batch_norm=False, dtype=self.dtype)
+    self.up = ResidualBlock(self.outer, batch_norm=self.absolute, dtype=self.dtype)
 
   def encode(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """`[B, H, W, outer]` -> `[B, H/2, W/2, inner]` and the skip branch's `[B, H, W, outer]`."""
     return self.down(max_pool(x), train), self.skip(x, train)
 
-  def decode(
-    self, x: jax.Array, light: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool
-  ) -> jax.Array:
-    """`[B, H/2, W/2, inner]` and the lights' codes `[B, K]` -> `[B, H, W, outer]`."""
-    x = _upsample(self.up(x, light, train) if self.modulated else self.up(x, train))
+  def decode(self, x: jax.Array, skip: jax.Array, skip_on: bool | jax.Array, train: bool) -> jax.Array:
+    """`[B, H/2, W/2, inner]` -> `[B, H, W, outer]`."""
+    x = self.up(x, train)
+    if self.absolute:
+      b, h, w, c = x.shape
+      x = jax.image.resize(x, (b, 2 * h, 2 * w, c), "linear")
+    else:
+      x = _upsample(x)
     if isinstance(skip_on, jax.Array):
       return x + skip_on.astype(skip.dtype) * skip
     return x + skip if skip_on else x
@@ -248,22 +271,22 @@ class Trunk(nn.Module):
     light_channels: bottleneck channels that carry light.
     light_size: numbers of a light, 9 or 27.
     dtype: see `ResidualBlock`.
-    modulated: see `Level`.
+    absolute: see `Level`.
   """
 
   base_filters: int
   light_channels: int
   light_size: int
   dtype: jnp.dtype | None = None
-  modulated: bool = False
+  absolute: bool = False
 
   def setup(self):
     c = self.base_filters
     bottleneck = _FACE_FEATURES_PER_BASE_FILTER * c + self.light_channels
-    self.level0 = Level(c, c, self.dtype, self.modulated)
-    self.level1 = Level(c, 2 * c, self.dtype, self.modulated)
-    self.level2 = Level(2 * c, 4 * c, self.dtype, self.modulated)
-    self.level3 = Level(4 * c, bottleneck, self.dtype, self.modulated)
+    self.level0 = Level(c, c, self.dtype, self.absolute)
+    self.level1 = Level(c, 2 * c, self.dtype, self.absolute)
+    self.level2 = Level(2 * c, 4 * c, self.dtype, self.absolute)
+    self.level3 = Level(4 * c, bottleneck, self.dtype, self.absolute)
     self.light = LightNet(self.light_channels, self.light_size, self.dtype)
 
   @property
@@ -279,14 +302,11 @@ class Trunk(nn.Module):
     return Encoding(face=face, light=self.light.estimate(light_features), skips=tuple(skips))
 
   def decode(self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask, train: bool) -> jax.Array:
-    code = self.light.code(light)
-    embedded = self.light.embed(code).astype(encoding.face.dtype)
-    if self.modulated:  # a ratio is of two lights
-      code = jnp.concatenate([code, self.light.code(encoding.light)], axis=-1)
+    embedded = self.light.embed(self.light.code(light)).astype(encoding.face.dtype)
     b, h, w, _ = encoding.face.shape
     x = jnp.concatenate([jnp.broadcast_to(embedded, (b, h, w, self.light_channels)), encoding.face], axis=-1)
     for k in reversed(range(NUM_LEVELS)):
-      x = self._levels[k].decode(x, code, encoding.skips[k], skip_mask[k], train)
+      x = self._levels[k].decode(x, encoding.skips[k], skip_mask[k], train)
     return x
 
 
@@ -381,7 +401,7 @@ class _Relighting(nn.Module):
   ) -> Relit:
     """`encode`, then `decode`; see there."""
     encoding = self.encode(luminance, train)
-    return Relit(self.decode(encoding, light, skip_mask, train), encoding.light, encoding.face)
+    return Relit(self.decode(encoding, light, skip_mask, train), encoding.light, encoding.face, encoding.surface)
 
 
 class HourglassNet(_Relighting):
@@ -431,18 +451,85 @@ class HourglassNet1024(_Relighting):
     return self.head_1024(_upsample(features), train)
 
 
-# The modules of `RatioHourglassNet` whose kernels are zero before training: at first the photo stays as it is.
+# The modules of `RatioHourglassNet` whose kernels are zero before training: it begins with the rendered ratio alone.
 STARTS_AT_ZERO = ("light1", "light2", "log_ratio")
 
-# Luminance (L / 100) added to both sides of a ratio: black can become lighter, and noise in shadows is not amplified.
-RATIO_OFFSET = 0.04
+# Luminance (L / 100) added to both sides of a ratio, so that black can become lighter. A larger one makes deep shadows
+# black: on Yale B 0.04 cost 0.06 of SSIM.
+RATIO_OFFSET = 0.004
+
+# Pixels to a side of what the trunk sees as one: shading is smooth, and costs a sixteenth.
+_SHRINK = 4
+
+_LEAST_SHADING = 0.02
+# Each of its numbers is learnt by itself: the gains make the steps of Adam, alike for all parameters, large enough for
+# normals, and small enough for depth not to be rough.
+_MEAN_FACE_SIDE, _MEAN_FACE_GAIN = 64, (20.0, 20.0, 20.0, 2.0)
+_COARSER = 4
+_SHADOW_SOFTNESS = 0.3
+
+
+class SurfaceHead(nn.Module):
+  """Features `[B, h, w, C]` -> unit normals `[B, h, w, 3]` that face the camera, and depth `[B, h, w, 1]`; float32.
+
+  Faces are framed, so most of this follows from where a pixel lies: the features say how a face differs from a learnt
+  mean face.
+
+  Attributes:
+    dtype: see `ResidualBlock`.
+  """
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    b, h, w, c = x.shape
+    mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 4))
+    mean_face = jax.image.resize(mean_face * jnp.array(_MEAN_FACE_GAIN)[None, None], (h, w, 4), "linear")[None]
+    normal = _conv(3, 3, "normal", train, self.dtype)(x).astype(mean_face.dtype) + mean_face[..., :3]
+    # What is fine in the depth is the mean face's: where neighbours differ by noise, each lies in the other's shadow.
+    coarse = x.reshape(b, h // _COARSER, _COARSER, w // _COARSER, _COARSER, c).mean(axis=(2, 4))
+    depth = _conv(1, 3, "depth", train, self.dtype)(coarse).astype(mean_face.dtype)
+    depth = jax.image.resize(depth, (b, h, w, 1), "linear") + mean_face[..., 3:]
+    right, near, up = jnp.split(normal, 3, axis=-1)
+    normal = jnp.concatenate([right, -nn.softplus(near) - 1e-2, up], axis=-1)
+    return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True)), depth
+
+
+class Illumination(nn.Module):
+  """How nine numbers light a surface: the shading under them, `[B, h, w, 1]`.
+
+  A mixture of the soft light that they are by themselves (Basri & Jacobs 2003) and of the lamp that they may stand for
+  (`views.lamps`): even light, and max(0, n . l) where the lamp is seen past the face. How much of each, and how much of
+  the lamp's light is even, is learnt as functions of the light.
+  """
+
+  @nn.compact
+  def __call__(self, normal: jax.Array, depth: jax.Array, light: jax.Array, code: jax.Array) -> jax.Array:
+    """`normal` `[B, h, w, 3]`, `depth` `[B, h, w, 1]`, `light` `[B, 9]`, `code` `[B, K]`; all float32."""
+    numbers = nn.Dense(3, name="mixture")(code)[:, None, None, :]
+    lamp_share, even_share = jnp.split(nn.sigmoid(numbers[..., :2]), 2, axis=-1)
+    band1 = light[:, jnp.array([3, 1, 2])]
+    towards = band1 / jnp.sqrt(jnp.sum(jnp.square(band1), axis=-1, keepdims=True) + 1e-6)
+    facing = jnp.maximum(jnp.sum(normal * towards[:, None, None, :], axis=-1, keepdims=True), 0)
+    # What a lamp sees changes in steps: it has no useful gradient.
+    see = jax.vmap(functools.partial(shadows.visibility, softness=_SHADOW_SOFTNESS))
+    seen = see(depth[..., 0], jax.lax.stop_gradient(towards))[..., None]
+    lamp = even_share + (1 - even_share) * facing * seen
+    harmonics = sh.basis(normal)
+    weights = light * jnp.asarray(sh.LAMBERTIAN)[None]
+    # As a sum, which XLA fuses: a product with a matrix would need all nine harmonics in memory.
+    soft = sum(harmonics[..., k] * weights[:, k, None, None] for k in range(9))[..., None]
+    brightness = jnp.exp(numbers[..., 2:])
+    shading = lamp_share * brightness * lamp + (1 - lamp_share) * jnp.maximum(soft, 0)
+    return jnp.maximum(shading, 0) + _LEAST_SHADING
 
 
 class RatioHead(nn.Module):
-  """Features `[B, H/2, W/2, C]` and the photo's L `[B, H, W, 1]` -> relit L `[B, H, W, 1]`, float32.
+  """The logarithm of the ratio image, `[B, H, W, 1]` float32, from both shadings and from what the surface is like.
 
-  The last convolution gives the logarithm of the ratio image, four numbers for the four pixels of each place (Shi et
-  al. 2016, sub-pixel convolution); it begins at 0, where the relit photo is the photo.
+  The ratio of the two shadings, and a correction, 16 numbers for the 4 x 4 pixels of each place (Shi et al. 2016,
+  sub-pixel convolution).
 
   Attributes: see `Stem`.
   """
@@ -451,58 +538,94 @@ class RatioHead(nn.Module):
   dtype: jnp.dtype | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, luminance: jax.Array, train: bool) -> jax.Array:
-    x = nn.relu(_conv(self.features, 3, "conv", train, self.dtype)(x))
-    x = _conv(4, 3, "log_ratio", train, self.dtype, kernel_init=nn.initializers.zeros_init())(x)
-    log_ratio = _enlarge(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-    return (luminance + RATIO_OFFSET) * jnp.exp(log_ratio) - RATIO_OFFSET
+  def __call__(self, surface: Surface, shading: jax.Array, codes: jax.Array, train: bool) -> jax.Array:
+    """`shading` `[B, H/4, W/4, 1]` under the target, `codes` `[B, K]` of both lights."""
+    logs = [jnp.log(shading), jnp.log(surface.shading)]
+    seen = [*logs, surface.normal, _shrink(surface.luminance).mean(axis=-1, keepdims=True)]
+    x = jnp.concatenate([surface.features, *(each.astype(surface.features.dtype) for each in seen)], axis=-1)
+    x = ModulatedBlock(self.features, self.dtype, name="block")(x, codes, train)
+    x = _conv(_SHRINK**2, 3, "log_ratio", train, self.dtype, kernel_init=nn.initializers.zeros_init())(x)
+    rendered = jax.image.resize(logs[0] - logs[1], surface.luminance.shape, "linear")
+    return rendered + _enlarge(x.astype(rendered.dtype))
 
 
 def _shrink(x: jax.Array) -> jax.Array:
-  """Each 2 x 2 pixels become channels: `[B, H, W, C] -> [B, H/2, W/2, 4 C]`."""
-  b, h, w, c = x.shape
-  return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+  """Each square of pixels becomes channels: `[B, H, W, 1] -> [B, H/4, W/4, 16]`."""
+  b, h, w, _ = x.shape
+  f = _SHRINK
+  return x.reshape(b, h // f, f, w // f, f).transpose(0, 1, 3, 2, 4).reshape(b, h // f, w // f, f * f)
 
 
 def _enlarge(x: jax.Array) -> jax.Array:
-  """The inverse of `_shrink` for one channel: `[B, H/2, W/2, 4] -> [B, H, W, 1]`."""
+  """The inverse of `_shrink`."""
   b, h, w, _ = x.shape
-  return x.reshape(b, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(b, 2 * h, 2 * w, 1)
+  f = _SHRINK
+  return x.reshape(b, h, w, f, f).transpose(0, 1, 3, 2, 4).reshape(b, f * h, f * w, 1)
 
 
 class RatioHourglassNet(_Relighting):
-  """The network of this project's own weights: an hourglass at half resolution that says by how much L changes.
+  """The network of this project's own weights: an hourglass that sees the face's shape, and a ratio image made of it.
 
-  Its output is the photo times the ratio image, so that pores and hair need not pass the network; and the target light
-  reaches every level of the decoder (`ModulatedBlock`), beside the source light as the network sees it: the ratio is of
-  the two.
+  The whole hourglass belongs to `encode`: at a quarter of the resolution it gives normals and depth, taught by those of
+  the fitted mesh, and the photo's own light. `decode` renders the shading under the target light and under the
+  photo's own, cast shadows included, and multiplies the photo by their ratio and by a learnt correction. So pores and
+  hair need not pass the network, a shadow lies where the shape says, and a further light costs a fraction of the first.
+
+  Its skip connections carry shape, not light; they are all on. Lights are gray: `gray` False raises ValueError.
 
   Attributes: see `HourglassNet`.
   """
 
   native_size = 256
-  size_multiple = 2 ** (NUM_LEVELS + 1)
+  size_multiple = _SHRINK * 2**NUM_LEVELS
 
   def setup(self):
+    if not self.gray:
+      raise ValueError("a ratio network takes gray lights, of 9 numbers")
     self.stem = Stem(self.base_filters, self.dtype)
-    self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, modulated=True)
+    self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, absolute=True)
+    self.surface_head = SurfaceHead(self.dtype)
+    self.illumination = Illumination()
     self.ratio_head = RatioHead(self.base_filters, self.dtype)
 
   def encode(self, luminance: jax.Array, train: bool = False) -> Encoding:
     """See `HourglassNet.encode`."""
-    return super().encode(luminance, train)._replace(luminance=luminance)
+    encoding = super().encode(luminance, train)
+    # The trunk's own decoder, lit as the photo is.
+    features = self.trunk.decode(encoding, encoding.light, ALL_SKIPS, train)
+    normal, depth = self.surface_head(features, train)
+    shading = self._shading(normal, depth, encoding.light)
+    return encoding._replace(surface=Surface(luminance, normal, depth, features, shading))
 
   def decode(
     self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask = ALL_SKIPS, train: bool = False
   ) -> jax.Array:
-    """See `HourglassNet.decode`; while training, L may leave [0, 1], so that the loss can say so."""
+    """See `HourglassNet.decode`; while training, L may leave [0, 1], so that the loss can say so.
+
+    Raises:
+      ValueError: also where a skip connection is off.
+    """
     self._check(encoding, light, skip_mask)
-    features = self.trunk.decode(encoding, light, skip_mask, train)
-    relit = self.ratio_head(features, encoding.luminance, train)
+    if not isinstance(skip_mask, jax.Array) and not all(skip_mask):
+      raise ValueError("the skip connections of a ratio network are all on")
+    surface = encoding.surface
+    shading = self._shading(surface.normal, surface.depth, light)
+    codes = jnp.concatenate([self.trunk.light.code(each) for each in (light, encoding.light)], axis=-1)
+    log_ratio = self.ratio_head(surface, shading, codes, train)
+    relit = (surface.luminance + RATIO_OFFSET) * jnp.exp(log_ratio) - RATIO_OFFSET
     return relit if train else jnp.clip(relit, 0, 1)
 
+  def _shading(self, normal: jax.Array, depth: jax.Array, light: jax.Array) -> jax.Array:
+    # Shape is taught by the mesh's shape alone: through the ratio, pictures would teach it with far larger gradients.
+    normal, depth = jax.lax.stop_gradient((normal, depth))
+    return self.illumination(normal, depth, light, self.trunk.light.code(light))
+
   def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
-    return self.stem(_shrink(luminance), train)
+    # Where a pixel lies says most of its normal: faces are framed.
+    x = _shrink(luminance)
+    place = jnp.meshgrid(jnp.linspace(-1, 1, x.shape[2]), jnp.linspace(-1, 1, x.shape[1]))
+    place = jnp.broadcast_to(jnp.stack(place, axis=-1).astype(x.dtype), (*x.shape[:3], 2))
+    return self.stem(jnp.concatenate([x, place], axis=-1), train)
 
 
 # By what their params have and the 512 network's have not.

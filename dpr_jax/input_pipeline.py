@@ -344,7 +344,8 @@ class _Examples:
 def _stack(examples: Sequence[_Example]) -> tuple[int, Faces | Views]:
   faces = [example.face for example in examples]
   axes = FACE_AXES[type(faces[0])]
-  batch = type(axes)(*(np.stack(field, axis) for field, axis in zip(zip(*faces, strict=True), axes, strict=True)))
+  fields = zip(zip(*faces, strict=True), axes, strict=True)
+  batch = type(axes)(*(None if axis is None else np.stack(field, axis) for field, axis in fields))
   return examples[-1].position, batch
 
 

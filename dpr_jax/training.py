@@ -25,7 +25,7 @@ from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import STARTS_AT_ZERO, Network, network_for
 from dpr_jax.skip_training import skip_mask
 from dpr_jax.training_config import NETWORKS, check_config
-from dpr_jax.views import FACE_AXES, Faces, Views, relight_faces
+from dpr_jax.views import FACE_AXES, FACE_AXES_WITH_SHAPE, Faces, Views, relight_faces
 
 _AXIS = "data"
 
@@ -88,7 +88,7 @@ def _over_faces(axis: int) -> PartitionSpec:
 
 def _batch_shardings(kind: type[Faces] | type[Views], mesh: Mesh) -> Faces | Views:
   axes = FACE_AXES[kind]
-  return type(axes)(*(NamedSharding(mesh, _over_faces(axis)) for axis in axes))
+  return type(axes)(*(None if axis is None else NamedSharding(mesh, _over_faces(axis)) for axis in axes))
 
 
 def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
@@ -163,7 +163,7 @@ def _random_variables(module, rng: np.random.Generator, *inputs: jax.ShapeDtypeS
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-_CONSTANTS = {"kernel": 0, "bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
+_CONSTANTS = {"kernel": 0, "mean_face": 0, "bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
 _TRUNCATION = 2.0  # standard deviations
 # Of a standard normal that is cut at `_TRUNCATION`.
 _TRUNCATED_STD = 0.87962566103423978
@@ -254,6 +254,8 @@ class _Pairs(NamedTuple):
     target_light: `[2B, 9]`.
     mask: `[2B, H, W, 1]`, or None where the losses are to see the whole picture.
     real: what the discriminator is shown as real, `[B, H, W, 1]` the photos or `[2B, H, W, 1]` the targets.
+    normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
+    depth: likewise, `[2B, H, W, 1]`.
   """
 
   source: jax.Array
@@ -262,6 +264,8 @@ class _Pairs(NamedTuple):
   target_light: jax.Array
   mask: jax.Array | None
   real: jax.Array
+  normal: jax.Array | None
+  depth: jax.Array | None
 
 
 def train_step(
@@ -355,7 +359,7 @@ def _microbatches(views: Views, count: int, mesh: Mesh) -> Views:
     array = jnp.moveaxis(array, axis + 1, 0)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, _over_faces(axis + 1)))
 
-  return jax.tree.map(cut, views, FACE_AXES[Views])
+  return jax.tree.map(cut, views, FACE_AXES[Views] if views.normal is None else FACE_AXES_WITH_SHAPE)
 
 
 def _pairs(views: Views, config: ConfigDict) -> _Pairs:
@@ -370,6 +374,8 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
     target_light=by_face(views.light[::-1]),
     mask=jnp.repeat(views.mask, 2, axis=0) if config.loss.masked else None,
     real=target if config.discriminator.real == "relit" else views.original,
+    normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
+    depth=jnp.repeat(views.depth, 2, axis=0) if config.loss.depth else None,
   )
 
 
@@ -409,8 +415,22 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
   if stage.feature:
     views = relit.face.reshape(-1, 2, *relit.face.shape[1:])
     terms["feature"] = losses.feature_matching(first=views[:, 0], second=views[:, 1])
+  if weights.normal:
+    target = _shrunk_to(relit.surface.normal, pairs.normal)
+    target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
+    terms["normal"] = losses.normal_cosine(prediction=relit.surface.normal, target=target)
+  if weights.depth:
+    target = _shrunk_to(relit.surface.depth, pairs.depth)
+    terms["depth"] = losses.depth_l1(prediction=relit.surface.depth, target=target)
   loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))
   return loss, (updated["batch_stats"], terms | {"loss": loss}, relit.luminance)
+
+
+def _shrunk_to(small: jax.Array, pictures: jax.Array) -> jax.Array:
+  """`[B, H, W, C]` at the size of `small`, by the means of what falls into a pixel."""
+  b, h, w, c = small.shape
+  _, height, width, _ = pictures.shape
+  return pictures.reshape(b, h, height // h, w, width // w, c).mean(axis=(2, 4))
 
 
 def _discriminator_loss(params, real: jax.Array, fake: jax.Array, config: ConfigDict):

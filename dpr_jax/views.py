@@ -43,16 +43,21 @@ class Views(NamedTuple):
     light: `[2, B, 9]` float32.
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
+    normal: as in `Faces`, where the views were made of them; None of stored pictures.
+    depth: likewise.
   """
 
   luminance: Array
   light: Array
   mask: Array
   original: Array
+  normal: Array | None = None
+  depth: Array | None = None
 
 
 # Which axis of each field counts the faces.
 FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+FACE_AXES_WITH_SHAPE = FACE_AXES[Views]._replace(normal=0, depth=0)
 
 
 class Lights(NamedTuple):
@@ -170,6 +175,8 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
     light=jnp.stack([told, lights.told[1]]),
     mask=faces.mask,
     original=faces.luminance,
+    normal=faces.normal,
+    depth=faces.depth,
   )
 
 

@@ -15,7 +15,10 @@ from dpr_jax.training_config import check_config, in_steps
 from dpr_jax.views import Faces, Views
 
 RECIPES = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "__init__")
-VARIANTS = [(name, arg) for name in RECIPES for arg in ("", "smoke")] + [("portraits_256", "procedural")]
+VARIANTS = [(name, arg) for name in RECIPES for arg in ("", "smoke")] + [
+  ("portraits_256", "procedural"),
+  ("portraits_256", "default"),
+]
 
 
 sys.path.insert(0, str(ROOT))  # as it is when train.py is started
@@ -35,9 +38,9 @@ def test_recipe_can_be_run_and_is_locked(name, arg):
   check_config(config)
   assert config.is_locked
   config = in_steps(config, faces=1_000)
-  assert stage_at(0, config).skip_mask == (ALL_SKIPS if name == "dpr_1024" else (False,) * 4)
+  assert stage_at(0, config).skip_mask == (ALL_SKIPS if name == "dpr_1024" or arg == "default" else (False,) * 4)
   last = stage_at(config.num_steps - 1, config)
-  assert last == (ALL_SKIPS, arg != "procedural", True)
+  assert last == (ALL_SKIPS, arg not in ("procedural", "default"), True)
   assert (config.data.folder, config.data.mode) == ("", "online" if name == "portraits_256" else "offline")
   for every in (config.log_every, config.sample_every, config.evaluate_every, config.save_every):
     assert config.num_steps >= every
@@ -72,15 +75,17 @@ def test_the_1024_recipe_grows_out_of_the_512_run():
   assert network_of(config).base_filters == network_of(recipe("dpr")).base_filters
 
 
-@pytest.mark.parametrize(("name", "arg"), [("dpr_1024", "smoke"), ("portraits_256", "smoke")])
-def test_recipe_trains(name, arg):
+@pytest.mark.parametrize(
+  ("name", "arg", "side"), [("dpr_1024", "smoke", 32), ("portraits_256", "smoke", 32), ("portraits_256", "default", 64)]
+)
+def test_recipe_trains(name, arg, side):
   config = recipe(name, arg)
-  config.batch_size, config.data.size, config.network.base_filters = 2, 32, 4
+  config.batch_size, config.data.size, config.network.base_filters = 2, side, 4
   rng = np.random.default_rng(0)
-  luminance = rng.uniform(size=(2, 2, 32, 32, 1)).astype(np.float32)
-  mask, light = np.ones((2, 32, 32, 1), np.float32), np.full((2, 2, 9), 0.1, np.float32)
+  luminance = rng.uniform(size=(2, 2, side, side, 1)).astype(np.float32)
+  mask, light = np.ones((2, side, side, 1), np.float32), np.full((2, 2, 9), 0.1, np.float32)
   if config.data.mode == "online":
-    normal = np.broadcast_to(np.float32([0, -1, 0]), (2, 32, 32, 3)).copy()
+    normal = np.broadcast_to(np.float32([0, -1, 0]), (2, side, side, 3)).copy()
     batch = Faces(luminance[0], normal, 0 * mask, mask, light[0])
   else:
     batch = Views(luminance, light, mask, luminance[0])
@@ -91,4 +96,4 @@ def test_recipe_trains(name, arg):
   state, metrics = step(state, batch)
   assert state.step == 1
   assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
-  assert metrics["adversarial"] > 0
+  assert metrics["normal" if arg == "default" else "adversarial"] > 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from dpr_jax import sh, shadows
 from dpr_jax.checkpoints import load_params
 from dpr_jax.hourglass import (
   ALL_SKIPS,
@@ -16,6 +17,7 @@ from dpr_jax.hourglass import (
   STARTS_AT_ZERO,
   HourglassNet,
   HourglassNet1024,
+  Illumination,
   RatioHourglassNet,
   _enlarge,
   _shrink,
@@ -200,7 +202,7 @@ def test_photos_of_a_batch_do_not_mix(network):
   luminance, light = photo_and_light(network)
   together = apply(network, variables, luminance, light)
   swapped = apply(network, variables, luminance[::-1], light[::-1])
-  for one, other in zip(together, swapped, strict=True):
+  for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(swapped), strict=True):
     np.testing.assert_allclose(one, other[::-1], atol=1e-6)
 
 
@@ -229,7 +231,7 @@ def test_skip_count():
       skip_count_mask(skip_count)
 
 
-@small_networks
+@pytest.mark.parametrize("network", [SMALL_512, SMALL_1024], ids=["512", "1024"])
 def test_coloured_light(network):
   network = network.clone(gray=False)
   variables = random_variables(network)
@@ -254,50 +256,95 @@ def test_the_ratio_network_is_encode_then_decode_too():
   encoding = apply(network, variables, luminance, method="encode")
   decoded = apply(network, variables, encoding, light, method="decode")
   np.testing.assert_allclose(relit.luminance, decoded, atol=1e-6)
-  np.testing.assert_array_equal(encoding.luminance, luminance)
-  assert [skip.shape[1:3] for skip in encoding.skips] == [(32, 16), (16, 8), (8, 4), (4, 2)]
+  surface = encoding.surface
+  np.testing.assert_array_equal(surface.luminance, luminance)
+  np.testing.assert_allclose(np.linalg.norm(surface.normal, axis=-1), 1, atol=1e-5)
+  assert surface.normal[..., 1].max() < 0  # what one sees faces the camera
+  assert [array.shape for array in surface[1:]] == [(2, 32, 16, channels) for channels in (3, 1, 2, 1)]
   assert (relit.luminance.min() >= 0, relit.luminance.max() <= 1) == (True, True)
   other = apply(network, variables, encoding, light + 1, method="decode")
   assert np.abs(other - decoded).max() > 1e-3
+  with pytest.raises(ValueError, match="are all on"):
+    network.apply(variables, encoding, light, (False, True, True, True), method="decode")
+  with pytest.raises(ValueError, match="gray"):
+    shapes(network.clone(gray=False))
 
 
-def test_before_training_the_ratio_is_1():
-  network = SMALL_RATIO
+def untrained(network):
+  """Variables with the zeros that training begins with."""
 
   def start(path, leaf):
     return 0 * leaf if any(step.key in STARTS_AT_ZERO for step in path) else leaf
 
-  variables = jax.tree_util.tree_map_with_path(start, random_variables(network))
-  luminance, light = photo_and_light(network)
-  np.testing.assert_allclose(apply(network, variables, luminance, light).luminance, luminance, atol=1e-6)
-  # As Flax draws it.
-  drawn = traverse_util.flatten_dict(jax.jit(network.init)(jax.random.key(0), luminance, light)["params"])
+  return jax.tree_util.tree_map_with_path(start, random_variables(network))
+
+
+def test_modules_that_start_at_zero_are_those_that_flax_starts_there():
+  luminance, light = photo_and_light(SMALL_RATIO)
+  drawn = traverse_util.flatten_dict(jax.jit(SMALL_RATIO.init)(jax.random.key(0), luminance, light)["params"])
   zero = {path[-2] for path, leaf in drawn.items() if path[-1] == "kernel" and not leaf.any()}
   assert zero == set(STARTS_AT_ZERO)
 
 
+def test_before_training_the_photo_is_rendered_anew_and_its_own_light_changes_nothing():
+  network, variables = SMALL_RATIO, untrained(SMALL_RATIO)
+  luminance, light = photo_and_light(network)
+  encoding = apply(network, variables, luminance, method="encode")
+  same = apply(network, variables, encoding, encoding.light, method="decode")
+  np.testing.assert_allclose(same, luminance, atol=1e-5)
+  assert np.abs(apply(network, variables, encoding, light, method="decode") - luminance).max() > 1e-3
+
+
 def test_the_ratio_multiplies_the_photo():
-  """The same features say the same ratio of whatever photo: its grain goes to the output, and need not be learnt."""
-  network, variables = SMALL_RATIO, random_variables(SMALL_RATIO)
+  """Before training whatever the photo holds is multiplied by one ratio: its grain goes to the output."""
+  network, variables = SMALL_RATIO, untrained(SMALL_RATIO)
   luminance, light = photo_and_light(network)
   encoding = apply(network, variables, luminance, method="encode")
   decode = functools.partial(network.apply, variables, method="decode", train=True, mutable=["batch_stats"])
   one, _ = decode(encoding, light)
-  other, _ = decode(encoding._replace(luminance=luminance[:, ::-1]), light)
+  turned = encoding._replace(surface=encoding.surface._replace(luminance=luminance[:, ::-1]))
+  other, _ = decode(turned, light)
   ratio = (one + RATIO_OFFSET) / (luminance + RATIO_OFFSET)
   np.testing.assert_allclose((other + RATIO_OFFSET) / (luminance[:, ::-1] + RATIO_OFFSET), ratio, rtol=1e-4)
   assert np.ptp(ratio) > 1e-3
 
 
+@pytest.mark.parametrize("lamp_share", [0.0, 1.0])
+def test_illumination_is_what_the_dataset_calls_it(lamp_share):
+  """As a lamp: even light and the lamp seen past the face; as soft light: `sh.shading`."""
+  rng = np.random.default_rng(0)
+  normal = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
+  normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+  depth = rng.uniform(0, 0.2, (1, 8, 8, 1)).astype(np.float32)
+  towards = sh.direction(40, 20)
+  light = sh.directional(towards, 0.3, 0.8)[None]
+  bias = np.float32([40 * (2 * lamp_share - 1), np.log(0.2 / 0.8), np.log(1.3)])
+  params = {"mixture": {"kernel": np.zeros((4, 3), np.float32), "bias": bias}}
+  shading = Illumination().apply({"params": params}, normal, depth, light, np.zeros((1, 4), np.float32))[0, ..., 0]
+  seen = shadows.visibility(depth[0, ..., 0], towards, 0.3)
+  lamp = 1.3 * (0.2 + 0.8 * np.maximum(normal[0] @ towards, 0) * seen)
+  expected = lamp if lamp_share else np.maximum(sh.shading(normal[0], light[0]), 0)
+  np.testing.assert_allclose(shading, expected + 0.02, atol=2e-3)
+
+
 def test_pixels_keep_their_places():
-  picture = jnp.arange(2 * 6 * 4.0).reshape(2, 6, 4, 1)
+  picture = jnp.arange(2 * 12 * 8.0).reshape(2, 12, 8, 1)
   small = _shrink(picture)
-  np.testing.assert_array_equal(small[0, 1, 1], [picture[0, 2, 2, 0], picture[0, 2, 3, 0], *picture[0, 3, 2:, 0]])
+  np.testing.assert_array_equal(small[1, 2, 1], picture[1, 8:, 4:, 0].ravel())
   np.testing.assert_array_equal(_enlarge(small), picture)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Training.
+
+
+def with_places(luminance):
+  """What the stem of a ratio network sees: squares of pixels as channels, and where they lie."""
+  small = _shrink(luminance)
+  x, y = jnp.meshgrid(jnp.linspace(-1, 1, small.shape[2]), jnp.linspace(-1, 1, small.shape[1]))
+  places = jnp.broadcast_to(jnp.stack([x, y], axis=-1), (*small.shape[:3], 2))
+  return jnp.concatenate([small, places], axis=-1)
+
 
 # A batch norm takes away what these add; they matter only where it uses the running statistics.
 CANCELLED = ("conv/bias", "conv1/bias", "conv2/bias", "conv3/bias")
@@ -320,7 +367,9 @@ def test_gradients(network):
   gradients, updated = gradient(variables["params"], jnp.ones(4))
   sizes = {path: np.abs(leaf).max() for path, leaf in traverse_util.flatten_dict(gradients, sep="/").items()}
   assert np.isfinite(list(sizes.values())).all()
-  cancelled = {path for path in sizes if path.endswith(CANCELLED) and not path.startswith("ratio_head")}
+  cancelled = {
+    path for path in sizes if path.endswith(CANCELLED) and not path.startswith(("ratio_head", "surface_head"))
+  }
   assert len(cancelled) == (1 if isinstance(network, RatioHourglassNet) else 4)
   least = 1e-5 if isinstance(network, RatioHourglassNet) else 1e-4  # whose ratios stay near 1
   assert not {path: size for path, size in sizes.items() if (size < least) != (path in cancelled)}
@@ -338,7 +387,7 @@ def test_gradients(network):
     assert np.abs(leaf - before[path]).max() > 1e-4
   stem = variables["params"]["stem" if "stem" in variables["params"] else "stem_1024"]["conv"]
   convolved = jax.lax.conv_general_dilated(
-    _shrink(luminance) if isinstance(network, RatioHourglassNet) else luminance,
+    with_places(luminance) if isinstance(network, RatioHourglassNet) else luminance,
     stem["kernel"],
     (1, 1),
     "SAME",
@@ -348,6 +397,8 @@ def test_gradients(network):
   expected = 0.9 * before[path] + 0.1 * (convolved.mean((0, 1, 2)) + stem["bias"])
   np.testing.assert_allclose(after[path], expected, atol=1e-5)
 
+  if isinstance(network, RatioHourglassNet):
+    return  # its skips are all on
   # A skip that is off learns nothing, everything else still does.
   for off in range(4):
     gradients, _ = gradient(variables["params"], jnp.ones(4).at[off].set(0))
@@ -436,9 +487,17 @@ def test_wrong_shapes(network, luminance, light, mask, message):
     jax.eval_shape(lambda v, x, y: network.apply(v, x, y, mask), variables, jnp.zeros(luminance), jnp.zeros(light))
 
 
-@pytest.mark.parametrize("gray", [True, False])
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
-@pytest.mark.parametrize("network_class", [HourglassNet, HourglassNet1024, RatioHourglassNet])
+@pytest.mark.parametrize(
+  ("network_class", "gray"),
+  [
+    (HourglassNet, True),
+    (HourglassNet, False),
+    (HourglassNet1024, True),
+    (HourglassNet1024, False),
+    (RatioHourglassNet, True),
+  ],
+)
 def test_network_for(network_class, dtype, gray):
   network = network_class(base_filters=3, light_channels=5, gray=gray, dtype=dtype)
   assert network_for(shapes(network), dtype) == network

@@ -1,0 +1,169 @@
+"""Real portraits: what a network does where nobody knows the truth, but everybody knows what must not happen.
+
+  python benchmarks/real_portraits.py --photos=photo.jpg,folder --held-out=portraits --weights=official-512,default
+
+A photo relit to the light that the network itself sees in it should stay as it is: the mean change of its gray levels
+over the head. And a light that goes round the face in 60 steps should move the picture evenly: the largest change from
+one frame to the next over the median of all.
+
+`--held-out` takes of a folder those portraits that `export_dataset.py` keeps out of training. `--grid=FILE --faces=8`
+draws some of them under six lights, by each of the networks; `--sheets=FOLDER` all photos, large.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dpr_jax import sh
+from dpr_jax.checkpoints import load_params
+from dpr_jax.faces import Face, FaceFinder
+from dpr_jax.hourglass import network_for
+from dpr_jax.lights import parse_light
+from dpr_jax.photo import PHOTO_SUFFIXES, Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.pictures import contact_sheet, shrink
+from dpr_jax.portrait import Portrait
+from dpr_jax.records import split_of
+
+STEPS = 60
+GRID_LIGHTS = ("left", "right", "top", "rembrandt", "split-right", "bottom")
+_GRID_SIDE = 192
+_SHEET_SIDE = 768
+_MOST_HELD_OUT = 40
+
+
+def photos(texts: Sequence[str]) -> Iterator[Path]:
+  """Photos and the photos of folders, in order."""
+  for text in texts:
+    path = Path(text)
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    yield from (each for each in inside if each.suffix.lower() in PHOTO_SUFFIXES)
+
+
+def held_out(folder: Path) -> list[Path]:
+  """The portraits of a folder that no training saw; ids are file names."""
+  return [path for path in photos([str(folder)]) if split_of(path.name) != "train"][:_MOST_HELD_OUT]
+
+
+def largest(faces: Sequence[Face]) -> Face:
+  """The face that a photo is of."""
+  return max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
+
+
+def reached(portrait: Portrait) -> np.ndarray:
+  """`[H, W]` bool: the pixels that relighting changes."""
+  return (portrait.relight(parse_light("left")) != portrait.pixels).any(axis=-1)
+
+
+def own_light_change(portrait: Portrait, head: np.ndarray) -> float:
+  """Gray levels by which the head changes under its own light as the network sees it."""
+  return mean_change(portrait.pixels, portrait.relight(portrait.faces[0].source_light), head)
+
+
+def largest_jump(portrait: Portrait, head: np.ndarray) -> float:
+  """The largest change between neighbouring frames of a turning light, over the median one."""
+  light = parse_light("left")
+  frames = [portrait.relight(sh.rotate(light, sh.roll(-360 * step / STEPS))) for step in range(STEPS)]
+  changes = [mean_change(frames[k - 1], frames[k], head) for k in range(STEPS)]
+  return float(max(changes) / np.median(changes))
+
+
+def mean_change(one: np.ndarray, other: np.ndarray, head: np.ndarray) -> float:
+  """Gray levels between two pictures, on average over `head`."""
+  return float(np.abs(gray(one)[head] - gray(other)[head]).mean())
+
+
+def gray(pixels: np.ndarray) -> np.ndarray:
+  return pixels.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  shared = Path(os.environ.get("DPR_SHARED", "../shared"))
+  parser.add_argument("--photos", default=f"{shared}/reference/dpr/obama.jpg,{shared}/photos", help="photos, folders")
+  parser.add_argument("--held-out", type=Path, default=shared / "portraits" / "congress", help="a folder")
+  parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--grid", type=Path, help="a picture to write")
+  parser.add_argument("--faces", type=int, default=8, help="rows of the grid")
+  parser.add_argument("--sheets", type=Path, help="a folder for large pictures")
+  parser.add_argument("--no-figures", action="store_true", help="pictures only")
+  arguments = parser.parse_args()
+  networks = {name: load_params(name) for name in arguments.weights.split(",")}
+  groups = {"photos": list(photos(arguments.photos.split(","))), "held-out portraits": held_out(arguments.held_out)}
+  if not arguments.no_figures:
+    _report(networks, groups)
+  if arguments.grid:
+    _draw_grid(networks, groups["held-out portraits"][: arguments.faces], arguments.grid)
+  if arguments.sheets:
+    _draw_sheets(networks, [path for paths in groups.values() for path in paths], arguments.sheets)
+
+
+def _portraits(
+  params, paths: Sequence[Path], finder: FaceFinder, longest: int = 1024
+) -> Iterator[tuple[Path, Portrait]]:
+  for path in paths:
+    pixels = shrink(to_8_bits(read_photo(path).pixels), longest)
+    faces = finder.find(pixels)
+    if faces:
+      yield path, Portrait(params, pixels, [largest(faces)], network_for(params).native_size)
+
+
+def _report(networks, groups) -> None:
+  print("| | | faces | own light: mean change, gray levels | largest | turning light: largest jump over the median |")
+  print("| --- | --- | --- | --- | --- | --- |")
+  with FaceFinder() as finder:
+    for name, params in networks.items():
+      for group, paths in groups.items():
+        changes, jumps = [], []
+        for _, portrait in _portraits(params, paths, finder, 512):
+          head = reached(portrait)
+          changes.append(own_light_change(portrait, head))
+          jumps.append(largest_jump(portrait, head))
+        print(
+          f"| {name} | {group} | {len(changes)} | {np.mean(changes):.2f} | {max(changes):.2f} | {max(jumps):.2f} |",
+          flush=True,
+        )
+
+
+def _draw_grid(networks, paths: Sequence[Path], target: Path) -> None:
+  """Rows of a face under the lights, the networks below each other."""
+  lights = [parse_light(light) for light in GRID_LIGHTS]
+  rows = []
+  with FaceFinder() as finder:
+    made = {name: dict(_portraits(params, paths, finder)) for name, params in networks.items()}
+  for path in paths:
+    for by_path in made.values():
+      portrait = by_path[path]
+      cells = [portrait.pixels, *(portrait.relight(light) for light in lights)]
+      rows.append(np.hstack([_square(cell) for cell in cells]))
+  spheres = [np.repeat(sh.sphere_picture(light, _GRID_SIDE // 2)[..., None], 3, axis=-1) for light in lights]
+  around = _GRID_SIDE // 4
+  spheres = [np.pad(sphere, ((8, 8), (around, around), (0, 0)), constant_values=104) for sphere in spheres]
+  head = np.hstack([np.full_like(spheres[0], 104), *spheres])
+  write_photo(target, Photo(np.vstack([head, *rows])), overwrite=True)
+
+
+def _square(pixels: np.ndarray) -> np.ndarray:
+  """The middle of a picture, `[192, 192, 3]`."""
+  side = min(pixels.shape[:2])
+  top, left = (pixels.shape[0] - side) // 4, (pixels.shape[1] - side) // 2
+  return cv2.resize(
+    pixels[top : top + side, left : left + side], (_GRID_SIDE, _GRID_SIDE), interpolation=cv2.INTER_AREA
+  )
+
+
+def _draw_sheets(networks, paths: Sequence[Path], folder: Path) -> None:
+  lights = [parse_light(light) for light in GRID_LIGHTS[:5]]
+  with FaceFinder() as finder:
+    for name, params in networks.items():
+      for path, portrait in _portraits(params, paths, finder):
+        cells = [portrait.pixels, *(portrait.relight(light) for light in lights)]
+        sheet = contact_sheet([shrink(cell, _SHEET_SIDE) for cell in cells], [portrait.faces[0].source_light, *lights])
+        write_photo(folder / f"{path.stem}_{name.replace('/', '_')}.jpg", Photo(sheet), overwrite=True)
+
+
+if __name__ == "__main__":
+  main()
