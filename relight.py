@@ -28,7 +28,9 @@ _OUT = flags.DEFINE_string("out", None, "where to write: a file, or a folder if 
 _STRENGTH = flags.DEFINE_float("strength", 1.0, "0 leaves the photo as it is, 1 is the light as asked for, up to 3")
 _INTENSITY = flags.DEFINE_float("intensity", 1.0, "factor on the light (the authors' demo: 0.7)")
 _WEIGHTS = flags.DEFINE_string(
-  "weights", None, "official-512, official-1024, a .t7 or .pth file, or a workdir or a checkpoint of train.py"
+  "weights",
+  None,
+  "default, official-512, official-1024, a .npz, .t7 or .pth file, or a workdir or checkpoint of train.py",
 )
 _SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees: 512 or 1024")
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")

@@ -63,7 +63,7 @@ def _default(config: ConfigDict) -> None:
   config.data.crop, config.data.scale = 0.03, 0.05
   config.online.lamp_share = 0.75
   config.loss.adversarial = 0.0
-  config.loss.normal = config.loss.depth = 5.0
+  config.loss.normal = 5.0
   config.optimizer.warmup_steps = 100
   config.optimizer.clip_norm = 1.0
   config.optimizer.ema_decay = 0.995

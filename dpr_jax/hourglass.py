@@ -462,15 +462,13 @@ RATIO_OFFSET = 0.004
 _SHRINK = 4
 
 _LEAST_SHADING = 0.02
-# Each of its numbers is learnt by itself: the gains make the steps of Adam, alike for all parameters, large enough for
-# normals, and small enough for depth not to be rough.
-_MEAN_FACE_SIDE, _MEAN_FACE_GAIN = 64, (20.0, 20.0, 20.0, 2.0)
-_COARSER = 4
+# Each of its numbers is learnt by itself: the gain makes the steps of Adam, alike for all parameters, large enough.
+_MEAN_FACE_SIDE, _MEAN_FACE_GAIN = 64, 20.0
 _SHADOW_SOFTNESS = 0.3
 
 
-class SurfaceHead(nn.Module):
-  """Features `[B, h, w, C]` -> unit normals `[B, h, w, 3]` that face the camera, and depth `[B, h, w, 1]`; float32.
+class NormalHead(nn.Module):
+  """Features `[B, h, w, C]` -> unit normals `[B, h, w, 3]` that face the camera; float32.
 
   Faces are framed, so most of this follows from where a pixel lies: the features say how a face differs from a learnt
   mean face.
@@ -482,18 +480,13 @@ class SurfaceHead(nn.Module):
   dtype: jnp.dtype | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    b, h, w, c = x.shape
-    mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 4))
-    mean_face = jax.image.resize(mean_face * jnp.array(_MEAN_FACE_GAIN)[None, None], (h, w, 4), "linear")[None]
-    normal = _conv(3, 3, "normal", train, self.dtype)(x).astype(mean_face.dtype) + mean_face[..., :3]
-    # What is fine in the depth is the mean face's: where neighbours differ by noise, each lies in the other's shadow.
-    coarse = x.reshape(b, h // _COARSER, _COARSER, w // _COARSER, _COARSER, c).mean(axis=(2, 4))
-    depth = _conv(1, 3, "depth", train, self.dtype)(coarse).astype(mean_face.dtype)
-    depth = jax.image.resize(depth, (b, h, w, 1), "linear") + mean_face[..., 3:]
-    right, near, up = jnp.split(normal, 3, axis=-1)
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 3))
+    x = _conv(3, 3, "conv", train, self.dtype)(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x + jax.image.resize(_MEAN_FACE_GAIN * mean_face, x.shape[1:], "linear")[None]
+    right, near, up = jnp.split(x, 3, axis=-1)
     normal = jnp.concatenate([right, -nn.softplus(near) - 1e-2, up], axis=-1)
-    return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True)), depth
+    return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True))
 
 
 class Illumination(nn.Module):
@@ -566,10 +559,11 @@ def _enlarge(x: jax.Array) -> jax.Array:
 class RatioHourglassNet(_Relighting):
   """The network of this project's own weights: an hourglass that sees the face's shape, and a ratio image made of it.
 
-  The whole hourglass belongs to `encode`: at a quarter of the resolution it gives normals and depth, taught by those of
-  the fitted mesh, and the photo's own light. `decode` renders the shading under the target light and under the
-  photo's own, cast shadows included, and multiplies the photo by their ratio and by a learnt correction. So pores and
-  hair need not pass the network, a shadow lies where the shape says, and a further light costs a fraction of the first.
+  The whole hourglass belongs to `encode`: at a quarter of the resolution it gives normals, taught by those of the
+  fitted mesh, the depth that follows from them, and the photo's own light. `decode` renders the shading under the
+  target light and under the photo's own, cast shadows included, and multiplies the photo by their ratio and by a learnt
+  correction. So pores and hair need not pass the network, a shadow lies where the shape says, and a further light costs
+  a fraction of the first.
 
   Its skip connections carry shape, not light; they are all on. Lights are gray: `gray` False raises ValueError.
 
@@ -584,7 +578,7 @@ class RatioHourglassNet(_Relighting):
       raise ValueError("a ratio network takes gray lights, of 9 numbers")
     self.stem = Stem(self.base_filters, self.dtype)
     self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, absolute=True)
-    self.surface_head = SurfaceHead(self.dtype)
+    self.normal_head = NormalHead(self.dtype)
     self.illumination = Illumination()
     self.ratio_head = RatioHead(self.base_filters, self.dtype)
 
@@ -593,7 +587,9 @@ class RatioHourglassNet(_Relighting):
     encoding = super().encode(luminance, train)
     # The trunk's own decoder, lit as the photo is.
     features = self.trunk.decode(encoding, encoding.light, ALL_SKIPS, train)
-    normal, depth = self.surface_head(features, train)
+    normal = self.normal_head(features, train)
+    # Shape is taught by the mesh's alone: through the ratio, pictures would teach it with far larger gradients.
+    depth = shadows.depth_of_normals(jax.lax.stop_gradient(normal))[..., None]
     shading = self._shading(normal, depth, encoding.light)
     return encoding._replace(surface=Surface(luminance, normal, depth, features, shading))
 
@@ -616,9 +612,7 @@ class RatioHourglassNet(_Relighting):
     return relit if train else jnp.clip(relit, 0, 1)
 
   def _shading(self, normal: jax.Array, depth: jax.Array, light: jax.Array) -> jax.Array:
-    # Shape is taught by the mesh's shape alone: through the ratio, pictures would teach it with far larger gradients.
-    normal, depth = jax.lax.stop_gradient((normal, depth))
-    return self.illumination(normal, depth, light, self.trunk.light.code(light))
+    return self.illumination(jax.lax.stop_gradient(normal), depth, light, self.trunk.light.code(light))
 
   def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
     # Where a pixel lies says most of its normal: faces are framed.

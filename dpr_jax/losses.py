@@ -136,26 +136,6 @@ def normal_cosine(*, prediction: Array, target: Array) -> jax.Array:
   return jnp.mean(1 - jnp.sum(prediction * target, axis=-1))
 
 
-def depth_l1(*, prediction: Array, target: Array) -> jax.Array:
-  """How far the relief is off, the mean absolute error of heights that have no common zero.
-
-  Ours, as `normal_cosine`. Each image's mean error is taken out first: only differences of heights mean anything.
-
-  Args:
-    prediction: height towards the viewer, `[B, h, w, 1]`.
-    target: likewise.
-
-  Returns:
-    Scalar, in shares of the picture's side.
-
-  Raises:
-    ValueError: other or different shapes, or a type that is not floating.
-  """
-  prediction, target, _ = _pictures(prediction, target, None)
-  error = prediction - target
-  return jnp.mean(_absolute(error - jnp.mean(error, axis=(1, 2, 3), keepdims=True)))
-
-
 def _float32(name: str, first: Array, second: Array) -> tuple[jax.Array, jax.Array]:
   if first.shape != second.shape:
     raise ValueError(f"{name} of different shapes: {list(first.shape)} and {list(second.shape)}")

@@ -48,3 +48,45 @@ def _horizon(depth: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
     steps = jnp.maximum(jnp.hypot(rows, columns), 1) / max(height, width)
     horizon = jnp.maximum(horizon, (passed - depth) / steps)
   return horizon
+
+
+# Normals of a grazing surface say little of its slope, and much of nothing.
+_LEAST_FACING = 0.15
+
+
+def depth_of_normals(normal: jax.Array) -> jax.Array:
+  """The relief whose slopes are nearest to those of normals, in the mean of squares (Frankot & Chellappa 1988).
+
+  Poisson's equation with free borders, solved by cosine transforms (Simchony et al. 1990).
+
+  Args:
+    normal: unit normals that face the camera, `[..., H, W, 3]`, axes of `dpr_jax.sh`.
+
+  Returns:
+    Height towards the viewer in shares of the longer side, 0 in the mean, `[..., H, W]`.
+  """
+  height, width = normal.shape[-3:-1]
+  facing = jnp.maximum(-normal[..., 1], _LEAST_FACING)
+  right, down = -normal[..., 0] / facing, normal[..., 2] / facing  # slopes, between pixels their means
+  right, down = (right[..., 1:] + right[..., :-1]) / 2, (down[..., 1:, :] + down[..., :-1, :]) / 2
+  along, across = [(0, 0)] * (right.ndim - 1), [(0, 0)] * (down.ndim - 2)
+  divergence = jnp.diff(jnp.pad(right, [*along, (1, 1)]), axis=-1)
+  divergence += jnp.diff(jnp.pad(down, [*across, (1, 1), (0, 0)]), axis=-2)
+  rows, columns = _cosines(height), _cosines(width)
+  eigenvalues = _eigenvalues(height)[:, None] + _eigenvalues(width)
+  eigenvalues[0, 0] = np.inf  # the mean, which slopes do not tell
+  with jax.default_matmul_precision("highest"):
+    spectrum = jnp.einsum("ki,...ij,lj->...kl", rows, divergence, columns)
+    spectrum /= jnp.asarray(eigenvalues, normal.dtype).reshape((1,) * (spectrum.ndim - 2) + eigenvalues.shape)
+    return jnp.einsum("ki,...kl,lj->...ij", rows, spectrum, columns) / max(height, width)
+
+
+def _cosines(size: int) -> np.ndarray:
+  """The orthonormal cosine transform, `[size, size]` float32."""
+  k, i = np.mgrid[:size, :size]
+  return np.float32(np.sqrt(2 / size) * np.cos(np.pi * k * (i + 0.5) / size) / np.where(k == 0, np.sqrt(2), 1))
+
+
+def _eigenvalues(size: int) -> np.ndarray:
+  """Of the second difference with free borders, for each row of `_cosines`."""
+  return 2 * np.cos(np.pi * np.arange(size) / size) - 2

@@ -63,9 +63,7 @@ def default_config() -> ConfigDict:
   loss.light = 1.0
   loss.adversarial = 0.5
   loss.feature = 0.5
-  # Of the shape that a ratio network sees; with data.mode online, which has the truth.
-  loss.normal = 0.0
-  loss.depth = 0.0
+  loss.normal = 0.0  # of the normals that a ratio network sees; with data.mode online, which has the truth
   loss.masked = False  # image and gradient terms on the face only
   loss.adversarial_from = 0  # first step of the adversarial terms
   loss.feature_from = 0  # first step of feature matching
@@ -130,7 +128,6 @@ _NOT_NEGATIVE = (
   "loss.adversarial",
   "loss.feature",
   "loss.normal",
-  "loss.depth",
   "optimizer.clip_norm",
 )
 _POSITIVE = ("optimizer.learning_rate", "optimizer.discriminator_learning_rate")
@@ -165,7 +162,7 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
     if fields[name] not in choices:
       raise BadInput(f"config.{name} is {fields[name]!r}, none of {', '.join(choices)}")
   _check_length(config)
-  _check_shape_losses(config)
+  _check_ratio_network(config)
   multiple = NETWORKS[config.network.name].size_multiple
   if config.data.size % multiple:
     raise BadInput(
@@ -189,14 +186,11 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
     )
 
 
-def _check_shape_losses(config: ConfigDict) -> None:
-  """Normals and depth are learnt by the ratio network alone, from records that have them."""
+def _check_ratio_network(config: ConfigDict) -> None:
+  """Normals are learnt by the ratio network alone, from records that have them; its skip connections are all on."""
   ratio = config.network.name == "ratio"
-  for term in ("normal", "depth"):
-    if config.loss[term] and not (ratio and config.data.mode == "online"):
-      raise BadInput(
-        f"config.loss.{term} is {config.loss[term]}: only with config.network.name ratio, data.mode online"
-      )
+  if config.loss.normal and not (ratio and config.data.mode == "online"):
+    raise BadInput(f"config.loss.normal is {config.loss.normal}: only with config.network.name ratio, data.mode online")
   if ratio and (any(config.skip_steps) or any(config.skip_epochs)):
     raise BadInput(
       "config.network.name is ratio, whose skip connections are all on: config.skip_steps must be 0, 0, 0, 0"

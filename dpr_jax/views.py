@@ -44,7 +44,6 @@ class Views(NamedTuple):
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
     normal: as in `Faces`, where the views were made of them; None of stored pictures.
-    depth: likewise.
   """
 
   luminance: Array
@@ -52,12 +51,11 @@ class Views(NamedTuple):
   mask: Array
   original: Array
   normal: Array | None = None
-  depth: Array | None = None
 
 
 # Which axis of each field counts the faces.
 FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
-FACE_AXES_WITH_SHAPE = FACE_AXES[Views]._replace(normal=0, depth=0)
+FACE_AXES_WITH_NORMALS = FACE_AXES[Views]._replace(normal=0)
 
 
 class Lights(NamedTuple):
@@ -176,7 +174,6 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
     mask=faces.mask,
     original=faces.luminance,
     normal=faces.normal,
-    depth=faces.depth,
   )
 
 

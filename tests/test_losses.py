@@ -295,14 +295,3 @@ def test_normals_are_compared_by_the_cosine_of_their_angle():
   assert float(losses.normal_cosine(prediction=turned, target=target)) == pytest.approx(1 - np.cos(0.3), abs=1e-6)
   with pytest.raises(ValueError, match="normals must be"):
     losses.normal_cosine(prediction=target[..., :2], target=target[..., :2])
-
-
-def test_depth_has_no_zero():
-  rng = np.random.default_rng(0)
-  target = rng.normal(size=(2, 4, 6, 1)).astype(np.float32)
-  assert float(losses.depth_l1(prediction=target + np.float32([[[[3]]], [[[-5]]]]), target=target)) < 1e-6
-  error = np.zeros_like(target)
-  error[0, :2], error[0, 2:] = 0.2, -0.2  # in one of two images
-  assert float(losses.depth_l1(prediction=target + error, target=target)) == pytest.approx(0.1, abs=1e-6)
-  with pytest.raises(ValueError, match="different shapes"):
-    losses.depth_l1(prediction=target, target=target[:1])

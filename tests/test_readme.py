@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from data_gen.export import export
 from data_gen.synthesis import Settings
+from dpr_jax.checkpoints import load_params
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -149,6 +151,14 @@ def test_evaluate_command(command, run):
 def test_relight_with_own_weights(command, run):
   start("relight.py", command, run.parent)
   assert cv2.imread(str(run.parent / flags_of(command)["out"])) is not None
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python export_weights.py")])
+def test_export_weights_command(command, run):
+  out = run.parent / flags_of(command)["out"]
+  assert start("export_weights.py", command, run.parent).strip() == out.name
+  for exported, trained in zip(jax.tree.leaves(load_params(out)), jax.tree.leaves(load_params(run)), strict=True):
+    np.testing.assert_allclose(exported, trained, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if "train.py" in command])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dpr_jax import sh
-from dpr_jax.shadows import visibility
+from dpr_jax.shadows import depth_of_normals, visibility
 
 SIDE = 64
 visible = jax.jit(visibility)
@@ -94,3 +94,32 @@ def test_gradients_are_finite():
 
   for towards in (sh.direction(60, 20), np.float32([0, -1, 0])):
     assert np.isfinite(jax.grad(total)(towards)).all()
+
+
+def normals_of(depth):
+  """Of a relief in shares of the side, by central differences."""
+  down, right = np.gradient(depth * SIDE)
+  normal = np.stack([-right, -np.ones_like(depth), down], axis=-1)
+  return np.float32(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
+
+
+def test_depth_follows_from_normals():
+  depth = hills(4)[None] * np.float32([[[1.0]], [[-0.5]]])
+  found = np.asarray(jax.jit(depth_of_normals)(np.stack([normals_of(each) for each in depth])))
+  np.testing.assert_allclose(found.mean(axis=(1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(found, depth - depth.mean(axis=(1, 2), keepdims=True), atol=5e-3)
+  assert np.ptp(depth) > 0.1
+
+
+def test_depth_of_a_slope_that_is_not_square():
+  """A plane that rises by 1 for 2 to the right and falls by 1 for 4 downwards: shares of the longer side."""
+  normal = np.float32([-0.5, -1, -0.25]) / np.sqrt(np.float32(1.3125))
+  found = np.asarray(depth_of_normals(np.broadcast_to(normal, (32, 64, 3))))
+  rows, columns = np.mgrid[:32, :64]
+  expected = (0.5 * columns - 0.25 * rows) / 64
+  np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-4)
+
+
+def test_grazing_normals_give_finite_depth():
+  normal = np.broadcast_to(np.float32([1, 0, 0]), (16, 16, 3))
+  assert np.isfinite(np.asarray(depth_of_normals(normal))).all()
