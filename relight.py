@@ -30,7 +30,7 @@ _INTENSITY = flags.DEFINE_float("intensity", 1.0, "factor on the light (the auth
 _WEIGHTS = flags.DEFINE_string(
   "weights",
   None,
-  "default, official-512, official-1024, a .npz, .t7 or .pth file, or a workdir or checkpoint of train.py",
+  "official-512, official-1024, a .npz, .t7 or .pth file, or a workdir or checkpoint of train.py",
 )
 _SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees: 512 or 1024")
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")

@@ -55,6 +55,7 @@ class Surface(NamedTuple):
 
   Attributes:
     luminance: `[B, H, W, 1]`, the photo itself.
+    framing: `[B, 3]`, where the face lies: factor, right, down, as in `views.Faces`.
     normal: `[B, H/4, W/4, 3]`, unit, axes of `dpr_jax.sh`.
     depth: `[B, H/4, W/4, 1]`, height towards the viewer in shares of the side, from anywhere.
     features: `[B, H/4, W/4, C]`, whatever else the decoder asks for.
@@ -62,6 +63,7 @@ class Surface(NamedTuple):
   """
 
   luminance: jax.Array
+  framing: jax.Array
   normal: jax.Array
   depth: jax.Array
   features: jax.Array
@@ -464,14 +466,14 @@ _SHRINK = 4
 _LEAST_SHADING = 0.02
 # Each of its numbers is learnt by itself: the gain makes the steps of Adam, alike for all parameters, large enough.
 _MEAN_FACE_SIDE, _MEAN_FACE_GAIN = 64, 20.0
+_LANDMARKS = 8
 _SHADOW_SOFTNESS = 0.3
 
 
-class NormalHead(nn.Module):
-  """Features `[B, h, w, C]` -> unit normals `[B, h, w, 3]` that face the camera; float32.
+class FramingHead(nn.Module):
+  """Features `[B, h, w, C]` -> where the face lies, `[B, 3]`: factor, right, down, as in `views.Faces`; float32.
 
-  Faces are framed, so most of this follows from where a pixel lies: the features say how a face differs from a learnt
-  mean face.
+  From the mean places of a few learnt landmarks (spatial softmax: Finn et al. 2016).
 
   Attributes:
     dtype: see `ResidualBlock`.
@@ -481,12 +483,52 @@ class NormalHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    b, h, w, _ = x.shape
+    x = _conv(_LANDMARKS, 3, "landmarks", train, self.dtype, use_bias=False)(x).astype(
+      jnp.promote_types(x.dtype, jnp.float32)
+    )
+    weights = nn.softmax(x.reshape(b, h * w, _LANDMARKS), axis=1)
+    places = jnp.stack(_places(h, w), axis=-1).reshape(h * w, 2).astype(x.dtype)
+    means = jnp.einsum("bpk,pc->bkc", weights, places).reshape(b, 2 * _LANDMARKS)
+    return jnp.array([1.0, 0.0, 0.0], x.dtype)[None] + nn.Dense(3, name="framing")(means)
+
+
+class NormalHead(nn.Module):
+  """Features `[B, h, w, C]` -> unit normals `[B, h, w, 3]` that face the camera; float32.
+
+  Most of a normal follows from where in the face it lies: the features say how a face differs from a learnt mean face,
+  which is laid where this face is.
+
+  Attributes:
+    dtype: see `ResidualBlock`.
+  """
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, framing: jax.Array, train: bool) -> jax.Array:
+    """`framing` `[B, 3]`, as `FramingHead` gives it."""
     mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 3))
     x = _conv(3, 3, "conv", train, self.dtype)(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = x + jax.image.resize(_MEAN_FACE_GAIN * mean_face, x.shape[1:], "linear")[None]
+    columns, rows = _places(*x.shape[1:3])
+    factor, right, down = (framing[:, k, None] for k in range(3))
+    columns, rows = (columns[0][None] - right) / factor, (rows[:, 0][None] - down) / factor
+    x = x + jnp.einsum("bhi,bwj,ijc->bhwc", _hats(rows), _hats(columns), _MEAN_FACE_GAIN * mean_face)
     right, near, up = jnp.split(x, 3, axis=-1)
     normal = jnp.concatenate([right, -nn.softplus(near) - 1e-2, up], axis=-1)
     return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True))
+
+
+def _places(height: int, width: int) -> tuple[jax.Array, jax.Array]:
+  """Where the pixels of a picture lie, right and down of the centre in half sides, `[H, W]` each."""
+  return tuple(jnp.meshgrid(*((2 * jnp.arange(size) + 1) / size - 1 for size in (width, height))))
+
+
+def _hats(places: jax.Array) -> jax.Array:
+  """Weights of linear interpolation in the mean face, `[B, N] -> [B, N, side]`; its edge goes on for ever."""
+  last = _MEAN_FACE_SIDE - 1
+  at = jnp.clip((places + 1) / 2 * _MEAN_FACE_SIDE - 0.5, 0, last)
+  return jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(_MEAN_FACE_SIDE, dtype=at.dtype)[None, None]), 0)
 
 
 class Illumination(nn.Module):
@@ -578,6 +620,7 @@ class RatioHourglassNet(_Relighting):
       raise ValueError("a ratio network takes gray lights, of 9 numbers")
     self.stem = Stem(self.base_filters, self.dtype)
     self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, absolute=True)
+    self.framing_head = FramingHead(self.dtype)
     self.normal_head = NormalHead(self.dtype)
     self.illumination = Illumination()
     self.ratio_head = RatioHead(self.base_filters, self.dtype)
@@ -587,11 +630,12 @@ class RatioHourglassNet(_Relighting):
     encoding = super().encode(luminance, train)
     # The trunk's own decoder, lit as the photo is.
     features = self.trunk.decode(encoding, encoding.light, ALL_SKIPS, train)
-    normal = self.normal_head(features, train)
+    framing = self.framing_head(features, train)
+    normal = self.normal_head(features, jax.lax.stop_gradient(framing), train)
     # Shape is taught by the mesh's alone: through the ratio, pictures would teach it with far larger gradients.
     depth = shadows.depth_of_normals(jax.lax.stop_gradient(normal))[..., None]
     shading = self._shading(normal, depth, encoding.light)
-    return encoding._replace(surface=Surface(luminance, normal, depth, features, shading))
+    return encoding._replace(surface=Surface(luminance, framing, normal, depth, features, shading))
 
   def decode(
     self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask = ALL_SKIPS, train: bool = False
@@ -615,10 +659,9 @@ class RatioHourglassNet(_Relighting):
     return self.illumination(jax.lax.stop_gradient(normal), depth, light, self.trunk.light.code(light))
 
   def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
-    # Where a pixel lies says most of its normal: faces are framed.
+    # Where a pixel lies says much of its normal: faces are framed, if not always alike.
     x = _shrink(luminance)
-    place = jnp.meshgrid(jnp.linspace(-1, 1, x.shape[2]), jnp.linspace(-1, 1, x.shape[1]))
-    place = jnp.broadcast_to(jnp.stack(place, axis=-1).astype(x.dtype), (*x.shape[:3], 2))
+    place = jnp.broadcast_to(jnp.stack(_places(*x.shape[1:3]), axis=-1).astype(x.dtype), (*x.shape[:3], 2))
     return self.stem(jnp.concatenate([x, place], axis=-1), train)
 
 

@@ -358,6 +358,7 @@ def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> F
     normal=move.normal(record.normal()),
     depth=move.depth(record.depth())[..., None],
     mask=move.mask(record.mask())[..., None],
+    framing=move.framing(),
     source_light=move.light(record.source_light()),
   )
 
@@ -443,6 +444,14 @@ class Augmentation(NamedTuple):
     """`[H, W]` bool -> `[S, S]` float32, 0 or 1."""
     moved = self._moved(self.resize(mask.astype(np.float32)), cv2.BORDER_CONSTANT)
     return (moved > 0.5).astype(np.float32)
+
+  def framing(self) -> np.ndarray:
+    """Factor, right and down, `[3]` float32, as in `Faces`."""
+    if self.warp is None:
+      return np.float32([1, 0, 0])
+    centre = (self.size - 1) / 2
+    moved = self.warp @ [centre, centre, 1] - centre
+    return np.float32([self.warp[0, 0], *(2 * moved / self.size)])
 
   def light(self, light: np.ndarray) -> np.ndarray:
     """`[..., 9]`, for the moved face."""

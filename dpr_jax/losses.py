@@ -136,6 +136,25 @@ def normal_cosine(*, prediction: Array, target: Array) -> jax.Array:
   return jnp.mean(1 - jnp.sum(prediction * target, axis=-1))
 
 
+def framing_l1(*, prediction: Array, target: Array) -> jax.Array:
+  """How far off a network is about where the face lies; ours, as `normal_cosine`.
+
+  Args:
+    prediction: factor, right and down, `[B, 3]`, as in `views.Faces`.
+    target: likewise.
+
+  Returns:
+    Scalar, in half sides.
+
+  Raises:
+    ValueError: other or different shapes, or a type that is not floating.
+  """
+  prediction, target = _float32("framings", prediction, target)
+  if prediction.ndim != 2 or prediction.shape[-1] != 3:
+    raise ValueError(f"framings must be [B, 3], not {list(prediction.shape)}")
+  return jnp.mean(_absolute(prediction - target))
+
+
 def _float32(name: str, first: Array, second: Array) -> tuple[jax.Array, jax.Array]:
   if first.shape != second.shape:
     raise ValueError(f"{name} of different shapes: {list(first.shape)} and {list(second.shape)}")

@@ -25,7 +25,7 @@ from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import STARTS_AT_ZERO, Network, network_for
 from dpr_jax.skip_training import skip_mask
 from dpr_jax.training_config import NETWORKS, check_config
-from dpr_jax.views import FACE_AXES, FACE_AXES_WITH_NORMALS, Faces, Views, relight_faces
+from dpr_jax.views import FACE_AXES, FACE_AXES_OF_FACES, Faces, Views, relight_faces
 
 _AXIS = "data"
 
@@ -255,6 +255,7 @@ class _Pairs(NamedTuple):
     mask: `[2B, H, W, 1]`, or None where the losses are to see the whole picture.
     real: what the discriminator is shown as real, `[B, H, W, 1]` the photos or `[2B, H, W, 1]` the targets.
     normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
+    framing: likewise, `[2B, 3]`.
   """
 
   source: jax.Array
@@ -264,6 +265,7 @@ class _Pairs(NamedTuple):
   mask: jax.Array | None
   real: jax.Array
   normal: jax.Array | None
+  framing: jax.Array | None
 
 
 def train_step(
@@ -357,7 +359,7 @@ def _microbatches(views: Views, count: int, mesh: Mesh) -> Views:
     array = jnp.moveaxis(array, axis + 1, 0)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, _over_faces(axis + 1)))
 
-  return jax.tree.map(cut, views, FACE_AXES[Views] if views.normal is None else FACE_AXES_WITH_NORMALS)
+  return jax.tree.map(cut, views, FACE_AXES[Views] if views.normal is None else FACE_AXES_OF_FACES)
 
 
 def _pairs(views: Views, config: ConfigDict) -> _Pairs:
@@ -373,6 +375,7 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
     mask=jnp.repeat(views.mask, 2, axis=0) if config.loss.masked else None,
     real=target if config.discriminator.real == "relit" else views.original,
     normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
+    framing=jnp.repeat(views.framing, 2, axis=0) if config.loss.framing else None,
   )
 
 
@@ -416,6 +419,8 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     target = _shrunk_to(relit.surface.normal, pairs.normal)
     target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
     terms["normal"] = losses.normal_cosine(prediction=relit.surface.normal, target=target)
+  if weights.framing:
+    terms["framing"] = losses.framing_l1(prediction=relit.surface.framing, target=pairs.framing)
   loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))
   return loss, (updated["batch_stats"], terms | {"loss": loss}, relit.luminance)
 

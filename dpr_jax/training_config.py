@@ -63,7 +63,9 @@ def default_config() -> ConfigDict:
   loss.light = 1.0
   loss.adversarial = 0.5
   loss.feature = 0.5
-  loss.normal = 0.0  # of the normals that a ratio network sees; with data.mode online, which has the truth
+  # Of the normals, and of the place of the face, that a ratio network sees; with data.mode online, which has the truth.
+  loss.normal = 0.0
+  loss.framing = 0.0
   loss.masked = False  # image and gradient terms on the face only
   loss.adversarial_from = 0  # first step of the adversarial terms
   loss.feature_from = 0  # first step of feature matching
@@ -128,6 +130,7 @@ _NOT_NEGATIVE = (
   "loss.adversarial",
   "loss.feature",
   "loss.normal",
+  "loss.framing",
   "optimizer.clip_norm",
 )
 _POSITIVE = ("optimizer.learning_rate", "optimizer.discriminator_learning_rate")
@@ -187,10 +190,13 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
 
 
 def _check_ratio_network(config: ConfigDict) -> None:
-  """Normals are learnt by the ratio network alone, from records that have them; its skip connections are all on."""
+  """Shape is learnt by the ratio network alone, from records that have it; its skip connections are all on."""
   ratio = config.network.name == "ratio"
-  if config.loss.normal and not (ratio and config.data.mode == "online"):
-    raise BadInput(f"config.loss.normal is {config.loss.normal}: only with config.network.name ratio, data.mode online")
+  for term in ("normal", "framing"):
+    if config.loss[term] and not (ratio and config.data.mode == "online"):
+      raise BadInput(
+        f"config.loss.{term} is {config.loss[term]}: only with config.network.name ratio, data.mode online"
+      )
   if ratio and (any(config.skip_steps) or any(config.skip_epochs)):
     raise BadInput(
       "config.network.name is ratio, whose skip connections are all on: config.skip_steps must be 0, 0, 0, 0"

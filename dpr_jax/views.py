@@ -25,6 +25,8 @@ class Faces(NamedTuple):
     normal: unit normals of every pixel, `[B, H, W, 3]` float32, axes of `dpr_jax.sh`.
     depth: height towards the viewer in shares of the side, `[B, H, W, 1]` float32.
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
+    framing: how augmentation has moved each photo, `[B, 3]` float32: factor, right, down; what lay at p, counted from
+      the centre in half sides, lies at factor * p + (right, down).
     source_light: the light of each photo, `[B, 9]` float32.
   """
 
@@ -32,6 +34,7 @@ class Faces(NamedTuple):
   normal: Array
   depth: Array
   mask: Array
+  framing: Array
   source_light: Array
 
 
@@ -44,6 +47,7 @@ class Views(NamedTuple):
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
     normal: as in `Faces`, where the views were made of them; None of stored pictures.
+    framing: likewise.
   """
 
   luminance: Array
@@ -51,11 +55,12 @@ class Views(NamedTuple):
   mask: Array
   original: Array
   normal: Array | None = None
+  framing: Array | None = None
 
 
 # Which axis of each field counts the faces.
-FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
-FACE_AXES_WITH_NORMALS = FACE_AXES[Views]._replace(normal=0)
+FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(normal=0, framing=0)  # of views that were made of `Faces`
 
 
 class Lights(NamedTuple):
@@ -174,6 +179,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
     mask=faces.mask,
     original=faces.luminance,
     normal=faces.normal,
+    framing=faces.framing,
   )
 
 

@@ -86,7 +86,7 @@ def test_recipe_trains(name, arg, side):
   mask, light = np.ones((2, side, side, 1), np.float32), np.full((2, 2, 9), 0.1, np.float32)
   if config.data.mode == "online":
     normal = np.broadcast_to(np.float32([0, -1, 0]), (2, side, side, 3)).copy()
-    batch = Faces(luminance[0], normal, 0 * mask, mask, light[0])
+    batch = Faces(luminance[0], normal, 0 * mask, mask, np.zeros((2, 3), np.float32), light[0])
   else:
     batch = Views(luminance, light, mask, luminance[0])
   mesh = data_mesh()

@@ -2,6 +2,7 @@
 
 import functools
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from dpr_jax.hourglass import (
   HourglassNet,
   HourglassNet1024,
   Illumination,
+  NormalHead,
   RatioHourglassNet,
   _enlarge,
   _shrink,
@@ -255,12 +257,13 @@ def test_the_ratio_network_is_encode_then_decode_too():
   relit = apply(network, variables, luminance, light)
   encoding = apply(network, variables, luminance, method="encode")
   decoded = apply(network, variables, encoding, light, method="decode")
-  np.testing.assert_allclose(relit.luminance, decoded, atol=1e-6)
+  np.testing.assert_allclose(relit.luminance, decoded, atol=1e-5)
   surface = encoding.surface
   np.testing.assert_array_equal(surface.luminance, luminance)
   np.testing.assert_allclose(np.linalg.norm(surface.normal, axis=-1), 1, atol=1e-5)
   assert surface.normal[..., 1].max() < 0  # what one sees faces the camera
-  assert [array.shape for array in surface[1:]] == [(2, 32, 16, channels) for channels in (3, 1, 2, 1)]
+  assert surface.framing.shape == (2, 3)
+  assert [array.shape for array in surface[2:]] == [(2, 32, 16, channels) for channels in (3, 1, 2, 1)]
   assert (relit.luminance.min() >= 0, relit.luminance.max() <= 1) == (True, True)
   other = apply(network, variables, encoding, light + 1, method="decode")
   assert np.abs(other - decoded).max() > 1e-3
@@ -327,6 +330,23 @@ def test_illumination_is_what_the_dataset_calls_it(lamp_share):
   np.testing.assert_allclose(shading, expected + 0.02, atol=2e-3)
 
 
+def test_the_mean_face_is_laid_where_the_face_is():
+  """Moved by the framing as a warp of the picture moves it."""
+  rng = np.random.default_rng(0)
+  coarse = cv2.resize(rng.normal(size=(8, 8, 3)).astype(np.float32), (64, 64), interpolation=cv2.INTER_CUBIC)
+  params = {"mean_face": coarse / 20, "conv": {"kernel": np.zeros((3, 3, 2, 3)), "bias": np.zeros(3)}}
+  framing = np.float32([[1, 0, 0], [1.25, 0.2, -0.1]])
+  normal = NormalHead().apply({"params": params}, np.zeros((2, 64, 64, 2), np.float32), framing, False)
+  # Pixels are counted from the centre of the first, half sides from the picture's centre.
+  warp = np.float32([[1.25, 0, -0.25 * 31.5 + 6.4], [0, 1.25, -0.25 * 31.5 - 3.2]])
+  moved = cv2.warpAffine(coarse, warp, (64, 64), borderMode=cv2.BORDER_REPLICATE)
+  for laid, face, tolerance in ((normal[0], coarse, 1e-5), (normal[1], moved, 0.01)):
+    right, near, up = np.split(face, 3, axis=-1)
+    expected = np.concatenate([right, -np.log1p(np.exp(near)) - 1e-2, up], axis=-1)
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    assert np.abs(laid - expected).mean() < tolerance
+
+
 def test_pixels_keep_their_places():
   picture = jnp.arange(2 * 12 * 8.0).reshape(2, 12, 8, 1)
   small = _shrink(picture)
@@ -341,7 +361,8 @@ def test_pixels_keep_their_places():
 def with_places(luminance):
   """What the stem of a ratio network sees: squares of pixels as channels, and where they lie."""
   small = _shrink(luminance)
-  x, y = jnp.meshgrid(jnp.linspace(-1, 1, small.shape[2]), jnp.linspace(-1, 1, small.shape[1]))
+  y, x = ((2 * np.arange(side) + 1) / side - 1 for side in small.shape[1:3])
+  x, y = jnp.meshgrid(x.astype(np.float32), y.astype(np.float32))
   places = jnp.broadcast_to(jnp.stack([x, y], axis=-1), (*small.shape[:3], 2))
   return jnp.concatenate([small, places], axis=-1)
 
@@ -361,14 +382,17 @@ def test_gradients(network):
     relit, updated = network.apply(
       {**variables, "params": params}, luminance, light, skip_mask, train=True, mutable=["batch_stats"]
     )
-    return (weights[0] * relit.luminance).sum() + (weights[1] * relit.source_light).sum(), updated
+    of_shape = 0.0 if relit.surface is None else relit.surface.framing.sum()  # learnt by a loss of its own
+    return (weights[0] * relit.luminance).sum() + (weights[1] * relit.source_light).sum() + of_shape, updated
 
   gradient = jax.jit(jax.grad(loss, has_aux=True))
   gradients, updated = gradient(variables["params"], jnp.ones(4))
   sizes = {path: np.abs(leaf).max() for path, leaf in traverse_util.flatten_dict(gradients, sep="/").items()}
   assert np.isfinite(list(sizes.values())).all()
   cancelled = {
-    path for path in sizes if path.endswith(CANCELLED) and not path.startswith(("ratio_head", "normal_head"))
+    path
+    for path in sizes
+    if path.endswith(CANCELLED) and not path.startswith(("ratio_head", "normal_head", "framing_head"))
   }
   assert len(cancelled) == (1 if isinstance(network, RatioHourglassNet) else 4)
   assert max(sizes[path] for path in cancelled) < 5e-4  # rounding

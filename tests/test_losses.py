@@ -295,3 +295,11 @@ def test_normals_are_compared_by_the_cosine_of_their_angle():
   assert float(losses.normal_cosine(prediction=turned, target=target)) == pytest.approx(1 - np.cos(0.3), abs=1e-6)
   with pytest.raises(ValueError, match="normals must be"):
     losses.normal_cosine(prediction=target[..., :2], target=target[..., :2])
+
+
+def test_framings_are_compared_number_by_number():
+  target = np.float32([[1, 0, 0], [1.2, 0.1, -0.1]])
+  assert float(losses.framing_l1(prediction=target, target=target)) == 0
+  assert float(losses.framing_l1(prediction=target + np.float32([[0.3, 0, 0]]), target=target)) == pytest.approx(0.1)
+  with pytest.raises(ValueError, match="framings must be"):
+    losses.framing_l1(prediction=target[:, :2], target=target[:, :2])

@@ -66,7 +66,9 @@ def some_faces(seed=0, count=FACES):
   normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
   light = np.tile(np.float32([0.8, -0.3, 0.2, 0.1, 0, 0, 0, 0, 0]), (count, 1))
   mask = np.ones((count, SIZE, SIZE, 1), np.float32)
-  return Faces(smooth(rng, count), normal, 0.1 * smooth(rng, count), mask, light)
+  return Faces(
+    smooth(rng, count), normal, 0.1 * smooth(rng, count), mask, np.tile(np.float32([1, 0, 0]), (count, 1)), light
+  )
 
 
 def part_of(views, faces):

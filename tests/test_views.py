@@ -32,6 +32,8 @@ cv2 = import_native("cv2")
 
 relit_under = jax.jit(relight_under)
 
+UNMOVED = np.float32([[1, 0, 0]])
+
 
 def unit(vectors):
   return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
@@ -44,6 +46,7 @@ def random_faces(count, size=8, seed=0):
     normal=unit(rng.normal(size=(count, size, size, 3))),
     depth=np.float32(rng.uniform(-0.2, 0.2, (count, size, size, 1))),
     mask=np.float32(rng.random((count, size, size, 1)) < 0.5),
+    framing=np.float32(rng.normal(size=(count, 3))),
     source_light=np.float32(rng.normal(size=(count, 9)) * 0.6 + 0.8 * np.eye(9)[0]),
   )
 
@@ -92,6 +95,7 @@ def test_the_export_writes_the_same_up_to_its_8_bits():
     normal[None],
     np.zeros((1, 64, 64, 1), np.float32),
     np.ones((1, 64, 64, 1), np.float32),
+    UNMOVED,
     source[None],
   )
   relit = relit_under(faces, soft_lights(np.stack([target.sh for target in targets])[:, None]))[:, 0, ..., 0]
@@ -115,6 +119,7 @@ def test_a_procedural_record_agrees():
     record.normal[None],
     record.depth[None, ..., None],
     np.ones((1, 64, 64, 1), np.float32),
+    UNMOVED,
     record.source_light[None],
   )
   relit = np.asarray(relit_under(faces, soft_lights(record.target_lights[:, None])))[:, 0, ..., 0]
@@ -143,6 +148,8 @@ def test_first_views_are_photos_as_often_as_asked(share, relit_of_many):
   assert not (views.light[1] == faces.source_light).all(axis=1).any()
   np.testing.assert_array_equal(views.original, faces.luminance)
   np.testing.assert_array_equal(views.mask, faces.mask)
+  np.testing.assert_array_equal(views.normal, faces.normal)
+  np.testing.assert_array_equal(views.framing, faces.framing)
   relit = relit_under(faces, soft_lights(views.light))
   np.testing.assert_allclose(views.luminance[1], relit[1], atol=1e-4)
   np.testing.assert_allclose(
@@ -212,7 +219,8 @@ def lit_faces(normals, depth):
   """One gray face in a photo of even light, whose shading is 1 / sqrt(pi) for a first coefficient of 2."""
   flat = np.float32(np.eye(9)[:1] * 2)
   shape = (1, *normals.shape[:2], 1)
-  return Faces(np.full(shape, 0.3, np.float32), normals[None], depth.reshape(shape), np.ones(shape, np.float32), flat)
+  gray, mask = np.full(shape, 0.3, np.float32), np.ones(shape, np.float32)
+  return Faces(gray, normals[None], depth.reshape(shape), mask, UNMOVED, flat)
 
 
 def one_lamp(towards, ambient=0.5, softness=0.3):
