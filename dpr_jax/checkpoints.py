@@ -22,7 +22,6 @@ from dpr_jax.skip_training import skips_on
 
 DEFAULT = "default"
 OFFICIAL = ("official-512", "official-1024")
-NAMES = (DEFAULT, *OFFICIAL)
 
 _PACKAGED = Path(__file__).parent / "weights" / "default.npz"
 _ARCHIVE = ".npz"
@@ -60,7 +59,7 @@ def load_params(source: str | os.PathLike):
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(NAMES)}")
+    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(OFFICIAL)}")
   if path.suffix == _ARCHIVE:
     variables = _read_archive(path)
   else:

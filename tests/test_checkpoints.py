@@ -14,7 +14,7 @@ import pytest
 from test_pytorch_weights import official_state_dict, save
 
 from dpr_jax import assets, relight_command
-from dpr_jax.checkpoints import NAMES, OFFICIAL, load_params, save_params
+from dpr_jax.checkpoints import OFFICIAL, load_params, save_params
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import HourglassNet, HourglassNet1024, RatioHourglassNet
 from dpr_jax.photo import Photo, read_photo, write_photo
@@ -159,7 +159,7 @@ def test_no_such_name_or_file(source):
   message = refusal(source)
   assert "no such file" in message
   assert repr(source) in message
-  assert all(name in message for name in NAMES)
+  assert all(name in message for name in OFFICIAL)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04", b"\x80\x02}."])

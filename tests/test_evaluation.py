@@ -401,7 +401,8 @@ def test_wrong_arguments(folder, tmp_path):
 def test_records_that_cannot_be_compared(tmp_path):
   wide = make_record(0, [lamp(0)])
   wide = wide._replace(
-    **{name: getattr(wide, name)[: SIDE // 2] for name in ("original", "normal", "mask")}, relit=wide.relit[:, :16]
+    **{name: getattr(wide, name)[: SIDE // 2] for name in ("original", "normal", "depth", "mask")},
+    relit=wide.relit[:, :16],
   )
   assert "'face 0': is not square (16 x 32 pixels" in refusal(write(tmp_path / "wide", [wide]), "test")
   bare = make_record(1, [lamp(0)], mask=np.zeros((SIDE, SIDE), bool))

@@ -296,7 +296,7 @@ def test_shapes_are_checked_under_jit_too():
 
 def test_params_of_something_else():
   for params in ({}, PARAMS["params"]):
-    with pytest.raises(ValueError, match="params are of neither"):
+    with pytest.raises(ValueError, match="params are of none"):
       relight_fn(params, IMAGES[0], LIGHTS[0])
 
 
