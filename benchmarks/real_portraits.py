@@ -1,6 +1,6 @@
 """Real portraits: what a network does where nobody knows the truth, but everybody knows what must not happen.
 
-  python benchmarks/real_portraits.py --photos=photo.jpg,folder --held-out=portraits --weights=official-512,default
+  python benchmarks/real_portraits.py --photos=photo.jpg,folder --held-out=portraits --weights=official-512,run
 
 A photo relit to the light that the network itself sees in it should stay as it is: the mean change of its gray levels
 over the head. And a light that goes round the face in 60 steps should move the picture evenly: the largest change from
@@ -85,7 +85,7 @@ def main() -> None:
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--photos", default=f"{shared}/reference/dpr/obama.jpg,{shared}/photos", help="photos, folders")
   parser.add_argument("--held-out", type=Path, default=shared / "portraits" / "congress", help="a folder")
-  parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--weights", default="official-512", help="networks, as for relight.py")
   parser.add_argument("--grid", type=Path, help="a picture to write")
   parser.add_argument("--faces", type=int, default=8, help="rows of the grid")
   parser.add_argument("--sheets", type=Path, help="a folder for large pictures")

@@ -1,6 +1,6 @@
 """Real photographs under known lights: relighting a frontal flash to fourteen other flashes of Extended Yale B.
 
-  python benchmarks/yale_b.py --data=../shared/yale_b --weights=official-512,default
+  python benchmarks/yale_b.py --data=../shared/yale_b --weights=official-512,run
 
 The faces are the cropped ones (Georghiades et al. 2001, Lee et al. 2005; research use only), a folder for each subject,
 a file for each flash, named after its azimuth and elevation in degrees: `A+035E-20.png`; positive azimuth lights the
@@ -262,7 +262,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--data", type=Path, default=shared / "yale_b", help="the folder of subjects")
-  parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--weights", default="official-512", help="networks, as for relight.py")
   parser.add_argument("--size", type=int, help="side of what networks see, where they were trained at another one")
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")

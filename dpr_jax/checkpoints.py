@@ -20,10 +20,8 @@ from dpr_jax.hourglass import NUM_LEVELS, network_for
 from dpr_jax.output_files import atomic_output
 from dpr_jax.skip_training import skips_on
 
-DEFAULT = "default"
 OFFICIAL = ("official-512", "official-1024")
 
-_PACKAGED = Path(__file__).parent / "weights" / "default.npz"
 _ARCHIVE = ".npz"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
 
@@ -53,9 +51,9 @@ def load_params(source: str | os.PathLike):
     BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
-  if name == DEFAULT and not _PACKAGED.is_file():
+  if name == "default":
     raise BadInput(f"weights 'default': none are packaged yet; use one of {', '.join(OFFICIAL)}, or a file")
-  path = assets.asset_path(name) if name in OFFICIAL else Path(_PACKAGED if name == DEFAULT else name)
+  path = assets.asset_path(name) if name in OFFICIAL else Path(name)
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
@@ -103,6 +101,7 @@ def _read_archive(path: Path):
       raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have")
     with np.load(path, allow_pickle=False) as archive:
       arrays = {tuple(name.split("/")): archive[name] for name in archive.files}
+  # RuntimeError: encrypted; NotImplementedError: compressed in a way that is not known; MemoryError: a header's lie.
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError) as error:
     raise BadInput(f"{path}: not an archive of weights, or a damaged one ({str(error)[:_LONGEST_REASON]})") from error
   if not all(array.dtype.kind == "f" for array in arrays.values()):

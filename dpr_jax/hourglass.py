@@ -2,8 +2,9 @@
 
 `HourglassNet` and `HourglassNet1024` are the published ones; `RatioHourglassNet` is ours.
 
-The target light enters at the bottleneck and nowhere else. Everything before it, the skip branches included, depends on
-the photo alone: `encode` computes that once, `decode` turns it into as many relit images as there are lights.
+In the published networks the target light enters at the bottleneck and nowhere else; in ours behind the hourglass.
+Everything before it, the skip branches included, depends on the photo alone: `encode` computes that once, `decode`
+turns it into as many relit images as there are lights.
 
 Layout is `[B, H, W, C]`. H and W must be multiples of `size_multiple`. Skip connections are numbered from the outside
 in: 0 = full resolution ... 3 = innermost.
