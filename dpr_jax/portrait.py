@@ -26,6 +26,8 @@ cv2 = import_native("cv2")
 # Luminance (L / 100) added to both sides of the ratio: black stays black, and noise in shadows is not amplified.
 _RATIO_OFFSET = 0.04
 _MAX_LOG_RATIO = np.log(12)
+# L + 16, a and b are all proportional to the cube root of the light, but for the darkest colours.
+_LAB_BLACK = 16
 # The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
 # L / 100 from which on it keeps an edge.
 _GUIDE_RADIUS = 4
@@ -266,7 +268,11 @@ def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], s
     changed = log_ratio != 0
     lab = lab[changed]
     relit = (lab[:, 0] / 100 + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
-    lab[:, 0] = 100 * np.clip(relit, 0, 1)
+    relit = 100 * np.clip(relit, 0, 1)
+    # Light scales the three linear channels alike, and so chroma as L + 16 (CIE 1976). With the old chroma
+    # a shadow would glow and a highlight pale.
+    lab[:, 1:] *= ((relit + _LAB_BLACK) / (lab[:, 0] + _LAB_BLACK))[:, None]
+    lab[:, 0] = relit
     strip[changed] = np.round(color.lab_to_srgb(lab) * white)
 
   with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
