@@ -87,8 +87,7 @@ class Lights(NamedTuple):
 
 
 # Of hard lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards, the share of even
-# light in the mean radiance as `sh.directional` has it (its square root is drawn: dark shadows are hard to learn), the
-# first coefficient, and the softness of shadows.
+# light (its square root is drawn: dark shadows are hard to learn), the first coefficient, and the softness of shadows.
 LAMP_AZIMUTH = (-100.0, 100.0)
 LAMP_ELEVATION = (-40.0, 75.0)
 LAMP_AMBIENT_ROOT = (0.0, 0.8)
@@ -110,21 +109,20 @@ def lamps(towards: Array, ambient: Array, dc: Array, softness: Array) -> Lights:
   """Points of light, each with even light from everywhere, told as `sh.directional` of the same numbers.
 
   Nine numbers hold no point: what is told is the lobe by which users name a lamp, and the network learns that a lobe
-  means a lamp with its attached and cast shadows. Mean radiance is shared between lamp and even light as there, so a
-  surface that faces the lamp gets `ambient` from the one and `4 (1 - ambient)` from the other. All is scaled so that
-  this surface is as bright under every lamp of one `dc`, as a photographer exposes.
+  means a lamp with its attached and cast shadows. `ambient` is here what is left in a shadow, of the brightness of a
+  surface that faces the lamp, which is the same under every lamp of one `dc`: so a photographer exposes. (By mean
+  radiance, as in the lobe, an ambient share of 0.3 would leave a tenth, and portraits as dark as by night.)
 
   Args:
     towards: unit directions to the lamps, `[..., 3]`.
-    ambient: the share of even light in the mean radiance, `[...]`.
+    ambient: the share of even light in the brightness of a surface that faces the lamp, `[...]`.
     dc: the first coefficient, `[...]`.
     softness: see `Lights`, `[...]`.
   """
   towards, ambient, dc, softness = map(jnp.asarray, (towards, ambient, dc, softness))
   full = _FULL_SHADING * dc
-  even_share = ambient / (ambient + 4 * (1 - ambient))
   told = sh.directional(towards, jnp.expand_dims(ambient, -1), jnp.expand_dims(dc, -1))
-  return Lights(told, jnp.ones(dc.shape, bool), towards, (1 - even_share) * full, even_share * full, softness)
+  return Lights(told, jnp.ones(dc.shape, bool), towards, (1 - ambient) * full, ambient * full, softness)
 
 
 def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Lights:

@@ -209,8 +209,8 @@ def test_lamps_are_told_by_the_lobe_that_names_them(azimuth, elevation, ambient,
   towards = sh.direction(azimuth, elevation)
   lamp = jax.device_get(lamps(towards, ambient, dc, 0.3))
   np.testing.assert_allclose(lamp.told, sh.directional(towards, ambient, dc), atol=1e-6)
-  # Even light and lamp send as much in the mean as the lobe's two parts do; max(0, cos) has a mean of 1/4.
-  assert lamp.even == pytest.approx(ambient * (lamp.even + lamp.strength / 4), abs=1e-6)
+  # What the lamp does not see keeps the ambient share.
+  assert lamp.even == pytest.approx(ambient * (lamp.even + lamp.strength), abs=1e-6)
   # What faces a lamp of one `dc` is equally bright, whatever the even light.
   assert lamp.even + lamp.strength == pytest.approx(float(sum(jax.device_get(lamps(towards, 0.2, dc, 0.3))[3:5])))
 
@@ -265,7 +265,7 @@ def test_lamps_are_as_frequent_as_asked_and_lie_in_their_ranges():
     assert (low - 0.1 < angles.min(), angles.max() < high + 0.1) == (True, True)
     assert np.ptp(angles) > 0.9 * (high - low)
   # Each is told by its own lobe.
-  ambient = 4 * hard.even / (hard.strength + 4 * hard.even)
+  ambient = hard.even / (hard.strength + hard.even)
   told = sh.directional(hard.towards, ambient[:, None], hard.told[:, :1])
   np.testing.assert_allclose(hard.told, told, atol=1e-5)
   for values, (low, high) in (
