@@ -389,7 +389,8 @@ def _check_square(record: EncodedRecord) -> None:
 
 
 class Augmentation(NamedTuple):
-  """One way to bring the maps of a face to the size of training: resized, mirrored, and shifted and scaled in one warp.
+  """One way to bring the maps of a face to the size of training: resized, mirrored, shifted and scaled in one warp,
+  of another tone, and cut.
 
   What comes in from beyond the edge is mirrored there, pictures and normals alike, so that each pixel keeps its own
   normal; it belongs to no face.
@@ -398,22 +399,32 @@ class Augmentation(NamedTuple):
     size: side of the result, in pixels.
     flip: whether left and right are exchanged.
     warp: `[2, 3]`, from pixels of the resized picture to those of the result, or None: neither shifted nor scaled.
+    tone: power of the luminance: below 1 for a photo of less contrast, above it for a darker one.
+    seen: first and last row and column that the photo shows, `[4]`, or None: all. Beyond them the last one goes on, as
+      in a photo that ends at the face and was padded.
   """
 
   size: int
   flip: bool = False
   warp: np.ndarray | None = None
+  tone: float = 1.0
+  seen: np.ndarray | None = None
 
   @classmethod
   def draw(cls, data: dict, rng: np.random.Generator) -> "Augmentation":
-    """Draws what `flip`, `crop` and `scale` of `training_config` allow."""
+    """Draws what `flip`, `crop`, `scale`, `tone` and `cut` of `training_config` allow."""
     size, (coin, *numbers) = data["size"], rng.random(4)
-    flip = bool(data["flip"] and coin < 0.5)
-    if not data["crop"] and not data["scale"]:
-      return cls(size, flip)
-    right, down, larger = 2 * np.array(numbers) - 1
-    factor, shift, centre = 1 + data["scale"] * larger, data["crop"] * size * np.array([right, down]), (size - 1) / 2
-    return cls(size, flip, np.column_stack([factor * np.eye(2), shift + (1 - factor) * centre]))
+    move = cls(size, flip=bool(data["flip"] and coin < 0.5))
+    if data["crop"] or data["scale"]:
+      right, down, larger = 2 * np.array(numbers) - 1
+      factor, shift, centre = 1 + data["scale"] * larger, data["crop"] * size * np.array([right, down]), (size - 1) / 2
+      move = move._replace(warp=np.column_stack([factor * np.eye(2), shift + (1 - factor) * centre]))
+    if data["tone"]:
+      move = move._replace(tone=float(np.exp(data["tone"] * rng.uniform(-1, 1))))
+    if data["cut"] and rng.random() < 0.5:
+      cut = (data["cut"] * size * rng.random(4)).astype(int)
+      move = move._replace(seen=np.array([cut[0], size - 1 - cut[1], cut[2], size - 1 - cut[3]]))
+    return move
 
   def resize(self, image: np.ndarray) -> np.ndarray:
     """`[H, W]` or `[H, W, C]` -> `[S, S]` or `[S, S, C]`; smaller by the mean of what falls into a pixel."""
@@ -424,7 +435,12 @@ class Augmentation(NamedTuple):
 
   def picture(self, luminance: np.ndarray) -> np.ndarray:
     """L / 100 of a resized picture, `[S, S]`."""
-    return self._moved(luminance)
+    luminance = self._moved(luminance)
+    if self.seen is not None:
+      top, bottom, left, right = self.seen
+      margins = top, self.size - 1 - bottom, left, self.size - 1 - right
+      luminance = cv2.copyMakeBorder(luminance[top : bottom + 1, left : right + 1], *margins, cv2.BORDER_REPLICATE)
+    return luminance if self.tone == 1 else cv2.pow(luminance, self.tone)
 
   def normal(self, normal: np.ndarray) -> np.ndarray:
     """Unit normals `[H, W, 3]` -> `[S, S, 3]`; a mirrored face turns its x the other way."""
@@ -443,7 +459,13 @@ class Augmentation(NamedTuple):
   def mask(self, mask: np.ndarray) -> np.ndarray:
     """`[H, W]` bool -> `[S, S]` float32, 0 or 1."""
     moved = self._moved(self.resize(mask.astype(np.float32)), cv2.BORDER_CONSTANT)
-    return (moved > 0.5).astype(np.float32)
+    moved = (moved > 0.5).astype(np.float32)
+    if self.seen is None:
+      return moved
+    top, bottom, left, right = self.seen
+    seen = np.zeros_like(moved)
+    seen[top : bottom + 1, left : right + 1] = moved[top : bottom + 1, left : right + 1]
+    return seen
 
   def framing(self) -> np.ndarray:
     """Factor, right and down, `[3]` float32, as in `Faces`."""

@@ -48,6 +48,8 @@ def default_config() -> ConfigDict:
   data.flip = True
   data.crop = 0.0  # up to which share of its side a picture is shifted and cut
   data.scale = 0.0  # up to which share of its size it is made smaller or larger
+  data.tone = 0.0  # the luminance gets a power between exp(-tone) and exp(tone)
+  data.cut = 0.0  # up to which share of its side half of the pictures end earlier, on each side: padded by the last row
   data.workers = 0  # processes that decode; 0: threads of this one
   data.prefetch = 4  # batches kept ready
 
@@ -131,10 +133,12 @@ _NOT_NEGATIVE = (
   "loss.feature",
   "loss.normal",
   "loss.framing",
+  "data.tone",
   "optimizer.clip_norm",
 )
 _POSITIVE = ("optimizer.learning_rate", "optimizer.discriminator_learning_rate")
 _SHARES = ("online.original_share", "online.lamp_share")  # from 0 to 1
+_BELOW_HALF = ("data.cut",)  # and from 0
 _BELOW_1 = ("data.crop", "data.scale", "optimizer.b1", "optimizer.b2", "optimizer.ema_decay")  # and from 0
 _CHOICES = {
   "network.name": tuple(NETWORKS),
@@ -161,6 +165,7 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
   _check(fields, _POSITIVE, lambda value: value > 0, "more than 0")
   _check(fields, _SHARES, lambda value: 0 <= value <= 1, "0 to 1")
   _check(fields, _BELOW_1, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+  _check(fields, _BELOW_HALF, lambda value: 0 <= value < 0.5, "at least 0 and less than 0.5")
   for name, choices in _CHOICES.items():
     if fields[name] not in choices:
       raise BadInput(f"config.{name} is {fields[name]!r}, none of {', '.join(choices)}")

@@ -468,10 +468,13 @@ def ball(size):
   return normal, np.float32(0.5 * sh.shading(normal, light)), disc, light
 
 
+STILL = {"flip": False, "crop": 0.0, "scale": 0.0, "tone": 0.0, "cut": 0.0}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_pictures_normals_and_masks_move_together(seed):
   normal, luminance, disc, light = ball(96)
-  data = {"size": 64, "flip": True, "crop": 0.15, "scale": 0.2}
+  data = STILL | {"size": 64, "flip": True, "crop": 0.15, "scale": 0.2}
   move = Augmentation.draw(data, np.random.default_rng(seed))
   moved_normal, moved_mask = move.normal(normal), move.mask(disc)
   moved = move.picture(move.resize(luminance))
@@ -497,7 +500,7 @@ def test_pictures_normals_and_masks_move_together(seed):
 
 
 def test_the_warp_stays_within_its_bounds_and_reaches_them():
-  data = {"size": 100, "flip": False, "crop": 0.1, "scale": 0.25}
+  data = STILL | {"size": 100, "crop": 0.1, "scale": 0.25}
   warps = np.stack([Augmentation.draw(data, np.random.default_rng(seed)).warp for seed in range(400)])
   factors, centres = warps[:, 0, 0], warps @ [49.5, 49.5, 1] - 49.5
   for values, bound in ((factors - 1, 0.25), (centres[:, 0], 10), (centres[:, 1], 10)):
@@ -516,6 +519,42 @@ def test_what_comes_in_from_beyond_the_edge_is_no_face():
   np.testing.assert_allclose(right.normal(normal), normal[:, [2, 1, 0, 0, 1, 2, 3, 4]], atol=1e-6)
   mask = right.mask(np.ones((8, 8), bool))
   np.testing.assert_array_equal(mask, np.float32(np.arange(8) >= 3) * np.ones((8, 1), np.float32))
+
+
+def test_the_tone_is_a_power_of_the_picture_alone():
+  data = STILL | {"size": 16, "tone": 0.7}
+  moves = [Augmentation.draw(data, np.random.default_rng(seed)) for seed in range(200)]
+  tones = np.log([move.tone for move in moves])
+  assert -0.7 <= tones.min() < -0.6
+  assert 0.6 < tones.max() <= 0.7
+  record, move = FACES[1], moves[0]
+  luminance = np.float32(np.random.default_rng(0).random((SIZE, SIZE)))
+  np.testing.assert_allclose(move.picture(luminance), luminance**move.tone, atol=1e-5)
+  np.testing.assert_array_equal(move.normal(record.normal), record.normal)
+  np.testing.assert_array_equal(move.mask(record.mask), record.mask)
+
+
+def test_a_cut_picture_goes_on_with_its_last_rows_and_columns():
+  """The shape stays, known beyond the edge of the photo; the face that counts ends there."""
+  move = Augmentation(8, seen=np.array([1, 6, 2, 5]))
+  picture = np.float32(np.arange(64).reshape(8, 8))
+  rows, columns = np.clip(np.arange(8), 1, 6), np.clip(np.arange(8), 2, 5)
+  np.testing.assert_array_equal(move.picture(picture), picture[rows][:, columns])
+  normal = FACES[0].normal[:8, :8]
+  np.testing.assert_array_equal(move.normal(normal), normal)
+  seen = np.zeros((8, 8))
+  seen[1:7, 2:6] = 1
+  np.testing.assert_array_equal(move.mask(np.ones((8, 8), bool)), seen)
+
+
+def test_half_of_the_pictures_are_cut_within_the_bound():
+  data = STILL | {"size": 100, "cut": 0.2}
+  moves = [Augmentation.draw(data, np.random.default_rng(seed)) for seed in range(400)]
+  cut = np.array([move.seen for move in moves if move.seen is not None])
+  assert abs(len(cut) - 200) < 40
+  margins = np.column_stack([cut[:, 0], 99 - cut[:, 1], cut[:, 2], 99 - cut[:, 3]])
+  assert (margins.min(), margins.max()) == (0, 19)
+  assert np.abs(margins.mean(axis=0) - 9.5).max() < 1.5
 
 
 def test_pictures_are_brought_to_size_without_aliasing(tmp_path, iterate):
