@@ -91,6 +91,45 @@ def lab_to_srgb(lab: Array) -> Array:
   return xp.clip(xp.stack(rgb, axis=-1), 0, 1)
 
 
+COLOUR_TEMPERATURES = (1_700, 25_000)  # kelvin, of which `lamp_colour` knows
+NEUTRAL = 6_504  # kelvin: D65, the white of sRGB
+
+
+def lamp_colour(kelvin: float) -> np.ndarray:
+  """The colour of a lamp, `[3]` linear sRGB of luminance 1, where that of `NEUTRAL` is white, (1, 1, 1).
+
+  Of black bodies (Kim et al. 2002, the cubic splines for the Planckian locus), each beside the one of `NEUTRAL`, so
+  that a photo which its camera has balanced for D65 keeps its colours there. What sRGB cannot show is cut off at 0.
+
+  Args:
+    kelvin: in `COLOUR_TEMPERATURES`; 2,700 is a bulb, 5,500 noon, 10,000 blue sky.
+
+  Raises:
+    ValueError: outside of these.
+  """
+  low, high = COLOUR_TEMPERATURES
+  if not low <= kelvin <= high:
+    raise ValueError(f"a colour temperature must lie in {low} to {high} kelvin, not {kelvin:g}")
+  colour = np.maximum(_black_body(kelvin) / _black_body(NEUTRAL), 0)
+  return np.float32(colour / (np.array(_RGB_TO_XYZ[1]) @ colour))
+
+
+def _black_body(kelvin: float) -> np.ndarray:
+  """`[3]` linear sRGB of luminance 1."""
+  t = 1000 / kelvin
+  if kelvin <= 4_000:
+    x = np.polyval([-0.2661239, -0.2343589, 0.8776956, 0.179910], t)
+  else:
+    x = np.polyval([-3.0258469, 2.1070379, 0.2226347, 0.240390], t)
+  if kelvin <= 2_222:
+    y = np.polyval([-1.1063814, -1.34811020, 2.18555832, -0.20219683], x)
+  elif kelvin <= 4_000:
+    y = np.polyval([-0.9549476, -1.37418593, 2.09137015, -0.16748867], x)
+  else:
+    y = np.polyval([3.0817580, -5.87338670, 3.75112997, -0.37001483], x)
+  return np.array(_WHITE_TO_RGB) @ (np.array([x / y, 1, (1 - x - y) / y]) / _WHITE_POINT)
+
+
 # What each 8-bit value of red, green and blue adds to Y, whose weights are those of the three primaries.
 _LUMINANCE = np.float32(linearise(np.arange(256) / 255)[:, None] * _RGB_TO_XYZ[1])[:, None]
 

@@ -92,12 +92,22 @@ class Portrait:
     weight = head_weight(square, landmarks, _edge_inside(framing, self.pixels.shape))
     return FramedFace(framing, luminance, weight, encoding, source_light)
 
-  def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
+  def relight(
+    self,
+    light: np.ndarray,
+    strength: float = 1.0,
+    *,
+    lamp_colour: np.ndarray | None = None,
+    ambient: float = 0.0,
+  ) -> np.ndarray:
     """The photo under another light.
 
     Args:
       light: `[9]`, in the photo's coordinates.
       strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
+      lamp_colour: `[3]` linear RGB of luminance 1 (`color.lamp_colour`): what the light does not send evenly from
+        everywhere has this colour; None is white.
+      ambient: the share of `light` that comes evenly from everywhere and stays white.
 
     Returns:
       Pixels of the photo's shape and type. Pixels that no face's square reaches are the photo's own, bit for bit.
@@ -106,14 +116,31 @@ class Portrait:
       ValueError: a light of another shape, or one with values that are not finite.
     """
     light = _checked(light)
-    return _carry(self.pixels, [(face, self._log_ratio(face, light)) for face in self.faces], strength)
+    edits = []
+    for face in self.faces:
+      relit = self._relit(face, light)
+      tint = None if lamp_colour is None else self._tint(face, light, relit, ambient)
+      edits.append((face, self._log_ratio(face, relit), tint))
+    return _carry(self.pixels, edits, strength, lamp_colour)
 
-  def _log_ratio(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
-    """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
+  def _relit(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
+    """L / 100 in the square under a light, `[S, S]`."""
     upright = sh.rotate(light, sh.roll(face.framing.roll))
     size = face.luminance.shape
     relit = decode_luminance(self._params, face.encoding, upright[None], size=size, dtype=self._dtype)
-    relit = np.asarray(relit)[0, ..., 0]
+    return np.asarray(relit)[0, ..., 0]
+
+  def _tint(self, face: FramedFace, light: np.ndarray, relit: np.ndarray, ambient: float) -> np.ndarray:
+    """The lamp's share of the light on each pixel of the square, `[S, S]`: what is missing under even light alone."""
+    if not ambient:
+      return np.ones_like(relit)
+    even = self._relit(face, np.float32(np.eye(9)[0] * ambient * light[0]))
+    share = 1 - _linear_luminance(even) / np.maximum(_linear_luminance(relit), 1e-3)
+    return cv2.blur(np.clip(share, 0, 1), (9, 9))  # where it is dark, shares are noise
+
+  def _log_ratio(self, face: FramedFace, relit: np.ndarray) -> np.ndarray:
+    """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
+    size = face.luminance.shape
     log_ratio = np.log((relit + _RATIO_OFFSET) / (face.luminance + _RATIO_OFFSET))
     log_ratio = np.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return _local_line(face.luminance, log_ratio, max(1, round(_GUIDE_RADIUS * size[0] / 512)), _GUIDE_EPSILON)
@@ -251,26 +278,48 @@ def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
   return edge
 
 
-def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], strength: float) -> np.ndarray:
-  """Applies the faces' ratios (`_local_line`s of log ratios) to the photo; where faces overlap, their weighted mean."""
+def _linear_luminance(luminance: np.ndarray) -> np.ndarray:
+  """L / 100 -> Y (CIE 1976)."""
+  gray = np.zeros((*luminance.shape, 3), np.float32)
+  gray[..., 0] = 100 * luminance
+  return color.linearise(color.lab_to_srgb(gray)[..., 1])
+
+
+def _carry(
+  pixels: np.ndarray,
+  edits: Sequence[tuple[FramedFace, np.ndarray, np.ndarray | None]],
+  strength: float,
+  lamp_colour: np.ndarray | None,
+) -> np.ndarray:
+  """Applies the faces' ratios (`_local_line`s of log ratios) to the photo, and the lamp's colour where the lamp shines
+  (its share in the square); where faces overlap, their weighted mean.
+  """
   out = pixels.copy()
-  corners = np.concatenate([_corners(face.framing) for face, _ in edits])
+  corners = np.concatenate([_corners(face.framing) for face, *_ in edits])
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  maps = [(face.framing, np.dstack([line, face.weight]).astype(np.float32)) for face, line in edits]
+  maps = []
+  for face, line, tint in edits:
+    tint = np.zeros_like(face.weight) if tint is None else tint
+    maps.append((face.framing, np.dstack([line, face.weight, tint]).astype(np.float32)))
   white = np.iinfo(pixels.dtype).max
   linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
 
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
-    lab = color.linear_to_lab(linear_of_level[strip])
-    log_ratio = strength * _log_ratio_in_strip(lab[..., 0] / 100, left, start, maps)
-    changed = log_ratio != 0
-    lab = lab[changed]
-    relit = (lab[:, 0] / 100 + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
+    linear = linear_of_level[strip]
+    lab = color.linear_to_lab(linear)
+    log_ratio, tint = _edits_in_strip(lab[..., 0] / 100, left, start, maps)
+    log_ratio, tint = strength * log_ratio, min(strength, 1) * tint
+    changed = (log_ratio != 0) | (tint != 0)
+    luminance, lab = lab[..., 0][changed] / 100, lab[changed]
+    if lamp_colour is not None:
+      tinted = linear[changed] * (1 + tint[changed][:, None] * (lamp_colour - 1))
+      lab = color.linear_to_lab(tinted.astype(np.float32))
+    relit = (luminance + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
     relit = 100 * np.clip(relit, 0, 1)
-    # Light scales the three linear channels alike, and so chroma as L + 16 (CIE 1976). With the old chroma
-    # a shadow would glow and a highlight pale.
+    # Light scales the three linear channels alike, and so chroma as L + 16 (CIE 1976). With the old chroma a shadow
+    # would glow and a highlight pale.
     lab[:, 1:] *= ((relit + _LAB_BLACK) / (lab[:, 0] + _LAB_BLACK))[:, None]
     lab[:, 0] = relit
     strip[changed] = np.round(color.lab_to_srgb(lab) * white)
@@ -281,30 +330,32 @@ def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], s
   return out
 
 
-def _log_ratio_in_strip(
+def _edits_in_strip(
   luminance: np.ndarray, left: int, top: int, maps: Sequence[tuple[Framing, np.ndarray]]
-) -> np.ndarray:
-  """The log ratio at the photo's own pixels.
+) -> tuple[np.ndarray, np.ndarray]:
+  """The log ratio, and the lamp's share, at the photo's own pixels.
 
   Args:
     luminance: L / 100 of a part of the photo, `[h, w]`.
     left: where the part begins.
     top: likewise.
-    maps: for each face its framing, and a, b and weight in its square, `[S, S, 3]`.
+    maps: for each face its framing, and a, b, weight and the lamp's share in its square, `[S, S, 4]`.
 
   Returns:
-    `[h, w]`, 0 where no face reaches.
+    Both `[h, w]`, 0 where no face reaches.
   """
   height, width = luminance.shape
-  weighted, total = np.zeros_like(luminance), np.zeros_like(luminance)
+  weighted, tinted, total = (np.zeros_like(luminance) for _ in range(3))
   for framing, face_maps in maps:
     corners = _corners(framing) - (left, top)
     if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
       continue
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    a, b, weight = cv2.split(
+    a, b, weight, tint = cv2.split(
       cv2.warpAffine(face_maps, _shifted(framing.matrix, left, top), (width, height), flags=flags)
     )
     weighted += weight * np.clip(a * luminance + b, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    tinted += weight * tint
     total += weight
-  return weighted / np.maximum(total, 1)
+  total = np.maximum(total, 1)
+  return weighted / total, tinted / total

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage import color as skimage_color
 
+from dpr_jax import color
 from dpr_jax.color import lab_to_srgb, linear_to_lab, linearise, photo_luminance, srgb_to_lab
 
 RANDOM = np.random.default_rng(0).uniform(size=(64, 64, 3)).astype(np.float32)
@@ -150,3 +151,31 @@ def test_luminance_of_8_bits():
     assert luminance.dtype == np.float32
     np.testing.assert_allclose(luminance, srgb_to_lab(pixels / 255)[..., 0] / 100, atol=1e-6)
   assert photo_luminance(grays)[[0, 255], 0] == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_the_colours_of_lamps():
+  np.testing.assert_allclose(color.lamp_colour(color.NEUTRAL), 1, atol=1e-6)
+  weights = [0.212671, 0.715160, 0.072169]
+  kelvins = np.geomspace(*color.COLOUR_TEMPERATURES, 50).clip(*color.COLOUR_TEMPERATURES)
+  colours = np.stack([color.lamp_colour(kelvin) for kelvin in kelvins])
+  np.testing.assert_allclose(colours @ weights, 1, atol=1e-5)
+  red, blue = colours[:, 0], colours[:, 2]
+  assert (np.diff(red) < 0).all()
+  assert (np.diff(blue) >= 0).all()
+  assert (np.diff(blue)[kelvins[1:] > 2_200] > 0).all()  # below, sRGB has no blue to give
+
+
+@pytest.mark.parametrize(
+  ("kelvin", "x", "y"),
+  [(2_000, 0.5267, 0.4133), (2_856, 0.4476, 0.4074), (5_000, 0.3451, 0.3516), (10_000, 0.2807, 0.2884)],
+)
+def test_black_bodies_lie_where_the_tables_have_them(kelvin, x, y):
+  """CIE 1931 chromaticities of Planck's law (Wyszecki & Stiles 1982, illuminant A among them)."""
+  xyz = np.linalg.inv(color._WHITE_TO_RGB) @ color._black_body(kelvin) * color._WHITE_POINT
+  np.testing.assert_allclose(xyz[:2] / xyz.sum(), [x, y], atol=1e-3)
+
+
+@pytest.mark.parametrize("kelvin", [1_000, 30_000, float("nan")])
+def test_no_lamp_is_that_cold_or_hot(kelvin):
+  with pytest.raises(ValueError, match="1700 to 25000 kelvin"):
+    color.lamp_colour(kelvin)

@@ -11,6 +11,7 @@ from skimage import color, data
 
 from dpr_jax import matte, portrait, sh
 from dpr_jax.checkpoints import load_params
+from dpr_jax.color import NEUTRAL, lamp_colour
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.lights import parse_light
 from dpr_jax.matte import head_weight
@@ -177,6 +178,42 @@ def test_light_scales_all_channels_alike(stub, no_segmentation):
   bright = (levels(pixels).min(-1) > 20) & (levels(relit).min(-1) > 20) & (levels(relit).max(-1) < 254)
   np.testing.assert_allclose(after[bright], (factor * before)[bright], rtol=0.01)
   assert np.abs(np.log(factor[bright])).max() > 0.5
+
+
+def linear(pixels):
+  return skimage_linear(levels(pixels) / 255)
+
+
+def skimage_linear(srgb):
+  return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("kelvin", [3_000, 10_000])
+def test_a_lamp_of_a_colour_lends_it_to_what_it_lights(stub, no_segmentation, kelvin):
+  """Where all light is the lamp's, the face has its colour, and the luminance that it has under a white lamp."""
+  pixels = smooth_photo(300, 300, np.uint16) // 2
+  encoded, colour = Portrait({}, pixels, [face_at(150, 130, 50)], 128), lamp_colour(kelvin)
+  white, tinted = (encoded.relight(OBLIQUE, lamp_colour=each) for each in (None, colour))
+  centre = np.s_[110:170, 120:180]
+  gains = linear(tinted)[centre] / linear(white)[centre]
+  np.testing.assert_allclose(gains / gains[..., 1:2], np.broadcast_to(colour / colour[1], gains.shape), rtol=0.02)
+  np.testing.assert_allclose(luminance(tinted), luminance(white), atol=2e-3)
+  np.testing.assert_array_equal(encoded.relight(OBLIQUE, 0, lamp_colour=colour), pixels)
+  np.testing.assert_array_equal(tinted[:5], pixels[:5])
+  np.testing.assert_array_equal(encoded.relight(OBLIQUE, lamp_colour=lamp_colour(NEUTRAL)), white)
+
+
+def test_even_light_stays_white_beside_a_lamp_of_a_colour(stub, no_segmentation):
+  """The stub's even light leaves the photo as it is: where the lamp adds nothing to it, neither does its colour."""
+  pixels = smooth_photo(300, 300, np.uint16) // 2
+  encoded, colour = Portrait({}, pixels, [face_at(150, 130, 50)], 128), lamp_colour(3_000)
+  white, tinted = (encoded.relight(LIGHT_FROM_RIGHT, lamp_colour=each, ambient=0.5) for each in (None, colour))
+  warmth = np.log(linear(tinted)[..., 0] / linear(white)[..., 0])
+  face = np.s_[100:160, 100:200]
+  assert np.abs(warmth[face][:, :30]).max() < 0.01  # on the left LIGHT_FROM_RIGHT only takes away
+  expected = (1 - linear(pixels)[..., 1] / linear(white)[..., 1]) * (colour[0] - 1)
+  np.testing.assert_allclose(warmth[face][:, 70:], np.log1p(expected)[face][:, 70:], atol=0.05)
+  assert warmth[face][:, 70:].min() > 0.05
 
 
 def test_16_bits_agree_with_8(stub):
