@@ -1,6 +1,7 @@
 """Where a light comes from: a preset, a direction, a file of SH numbers, an environment map, a reference portrait."""
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
 
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
+_HDR_HEADER = 2**16  # bytes at most
 _NUMBER_SUFFIXES = (".txt", ".csv")
 _DEFAULT_AMBIENT = 0.3
 
@@ -155,37 +157,57 @@ def _from_environment(path: str) -> np.ndarray:
   return sh.normalise(light)
 
 
-def read_environment(path: str) -> np.ndarray:
+def read_environment(path: str | os.PathLike, max_pixels: int = 2**27) -> np.ndarray:
   """A `.hdr` or `.exr` environment map as linear radiance, float32, `[H, W, 3]` RGB or `[H, W]`.
 
+  Args:
+    path: the file.
+    max_pixels: the most pixels to decode; the header is asked before. The default holds 16,384 x 8,192.
+
   Raises:
-    BadInput: it cannot be read, or holds values that are negative or not finite.
+    BadInput: it cannot be read, has more than `max_pixels`, or holds values that are negative or not finite.
   """
   if not os.path.isfile(path):
     raise BadInput(f"{path}: no such file")
   read = _read_exr if Path(path).suffix.lower() == ".exr" else _read_hdr
-  panorama = read(path)
+  panorama = read(os.fspath(path), max_pixels)
   if not np.isfinite(panorama).all() or panorama.min() < 0:
     raise BadInput(f"{path}: the environment map has values that are negative or not finite")
   return panorama
 
 
-def _read_hdr(path: str) -> np.ndarray:
+def _check_size(path: str, width: int, height: int, max_pixels: int) -> None:
+  if width * height > max_pixels:
+    raise BadInput(f"{path}: {width} x {height} pixels are more than the {max_pixels} allowed")
+
+
+def _read_hdr(path: str, max_pixels: int) -> np.ndarray:
   cv2 = import_native("cv2")
   data = np.fromfile(path, np.uint8)
-  panorama = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data[:2].tobytes() == b"#?" else None
+  # The line of the size ends the header; any signs, and either axis first.
+  size = re.search(rb"\n[-+][XY] +(\d+) +[-+][XY] +(\d+)\n", data[:_HDR_HEADER].tobytes())
+  if data[:2].tobytes() != b"#?" or size is None:
+    raise BadInput(f"{path}: not a Radiance HDR file, or a damaged one")
+  _check_size(path, int(size[2]), int(size[1]), max_pixels)
+  panorama = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
   if panorama is None or panorama.dtype != np.float32:
     raise BadInput(f"{path}: not a Radiance HDR file, or a damaged one")
   return panorama[..., ::-1]
 
 
-def _read_exr(path: str) -> np.ndarray:
+def _read_exr(path: str, max_pixels: int) -> np.ndarray:
   import OpenEXR  # 5 MB that only this kind of light needs
 
   try:
+    with OpenEXR.File(path, header_only=True) as file:
+      low, high = file.header()["dataWindow"]
+      width, height = (int(last) - int(first) + 1 for first, last in zip(low, high, strict=True))
+    _check_size(path, width, height, max_pixels)
     with OpenEXR.File(path, separate_channels=True) as file:
       channels = {name: channel.pixels for name, channel in file.channels().items()}
-  except (RuntimeError, ValueError, TypeError) as error:
+  except BadInput:
+    raise
+  except (RuntimeError, ValueError, TypeError, KeyError) as error:
     raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({str(error).splitlines()[0]})") from None
   names = next((names for names in (("R", "G", "B"), ("Y",)) if all(name in channels for name in names)), None)
   if names is None:

@@ -486,3 +486,13 @@ def test_a_photo_without_a_face_is_refused(shared, params, tmp_path):
   shared("models/face_landmarker.task")
   write_photo(tmp_path / "coffee.png", Photo(data.coffee()))
   assert "no face found" in file_refusal(tmp_path / "coffee.png", params)
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".exr"])
+def test_a_map_that_is_too_large_is_refused_by_its_header(tmp_path, monkeypatch, suffix):
+  path = write_environment(tmp_path / f"map{suffix}", np.ones((8, 16, 3), np.float32))
+  assert read_environment(path, max_pixels=128).shape == (8, 16, 3)
+  if suffix == ".hdr":
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decodes"))
+  with pytest.raises(BadInput, match=r"map\.\w+: 16 x 8 pixels are more than the 127 allowed"):
+    read_environment(path, max_pixels=127)
