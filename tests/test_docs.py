@@ -79,6 +79,7 @@ def our_command(line: str) -> list[str] | None:
 
 
 OURS = [line for _, line in RUNNABLE + PLANNED if our_command(line)]
+TYPED = [line for _, line in RUNNABLE if our_command(line)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def weights_at_hand(shared) -> None:
 @pytest.fixture(scope="module")
 def dataset(desk):
   """What the page's own command makes of two photos, one of them gray."""
-  (command,) = (line for _, line in RUNNABLE if "--visualize" in line)
+  (command,) = (line for line in TYPED if "--visualize" in line)
   with contextlib.chdir(desk):
     start(command, "--workers=1")
   return desk / "dataset"
@@ -255,10 +256,10 @@ def dataset(desk):
 @pytest.fixture(scope="module")
 def run(desk):
   """The workdir that the page's train command fills: two minutes."""
-  (command,) = (line for _, line in RUNNABLE if line.endswith("--workdir=run"))
+  (command,) = (line for line in TYPED if line.endswith("--workdir=run"))
   with contextlib.chdir(desk):
     start_alone(command)
-    start_alone(next(line for _, line in RUNNABLE if "--out=faces" in line and "--count=46" in line))
+    start_alone(next(line for line in TYPED if "--out=faces" in line and "--count=46" in line))
   return desk / "run"
 
 
@@ -304,9 +305,9 @@ def needs_a_run(line: str) -> bool:
   return (flag(line, "weights") or "").startswith(("run", "mine"))
 
 
-RELIGHT = [line for _, line in RUNNABLE if our_command(line)[0] == "relight.py" and not needs_a_run(line)]
-WITH_A_RUN = [line for _, line in RUNNABLE if needs_a_run(line)]
-EXPORT = [line for _, line in RUNNABLE if our_command(line)[0] == "export_dataset.py" and "--visualize" not in line]
+RELIGHT = [line for line in TYPED if our_command(line)[0] == "relight.py" and not needs_a_run(line)]
+WITH_A_RUN = [line for line in TYPED if needs_a_run(line)]
+EXPORT = [line for line in TYPED if our_command(line)[0] == "export_dataset.py" and "--visualize" not in line]
 
 
 @pytest.mark.parametrize("line", RELIGHT)
@@ -336,7 +337,7 @@ def test_the_export_command(dataset):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections, of recipes
-@pytest.mark.parametrize("line", [line for _, line in RUNNABLE if "--dry_run" in line])
+@pytest.mark.parametrize("line", [line for line in TYPED if "--dry_run" in line])
 def test_dry_runs(line, desk, monkeypatch, capsys):
   monkeypatch.chdir(desk)
   start(line)
@@ -369,10 +370,10 @@ def test_commands_with_a_run(line, run, shared, monkeypatch):
   start_alone(line)
 
 
-def test_every_command_is_tried(parsed):
-  """None that a page shows as one to type goes untried."""
+def test_every_command_is_tried():
+  """What a page shows in a `bash` block is run by one of the tests above; if not, it belongs into a `console` block."""
   tried = {*RELIGHT, *WITH_A_RUN, *EXPORT}
-  left = [line for _, line in RUNNABLE if line not in tried]
+  left = [line for line in TYPED if line not in tried]
   assert all("--visualize" in line or our_command(line)[0] == "train.py" for line in left), left
 
 
