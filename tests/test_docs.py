@@ -259,7 +259,7 @@ def run(desk):
   (command,) = (line for line in TYPED if line.endswith("--workdir=run"))
   with contextlib.chdir(desk):
     start_alone(command)
-    start_alone(next(line for line in TYPED if "--out=faces" in line and "--count=46" in line))
+    start_alone(next(line for line in TYPED if "--count=46" in line))
   return desk / "run"
 
 
@@ -347,7 +347,7 @@ def test_dry_runs(line, desk, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in EXPORT if "--dry_run" not in line and "--out=faces" not in line])
+@pytest.mark.parametrize("line", [line for line in EXPORT if "--dry_run" not in line and "--count" not in line])
 def test_export_commands(line, desk, monkeypatch):
   monkeypatch.chdir(desk)
   assert "1 portrait: 1 train" in start_alone(line)
