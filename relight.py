@@ -6,6 +6,8 @@ python relight.py --image=photo.jpg --light=studio.hdr --out=relit.jpg
 python relight.py --image=photo.jpg --light=other_portrait.jpg --out=relit.jpg
 python relight.py --image=photo.jpg --grid --out=sheet.png
 python relight.py --image=photo.jpg --rotate=60 --out=turn.mp4
+python relight.py --video=in.mp4 --light=left --out=out.mp4
+python relight.py --video=in.mp4 --rotate=100 --out=out.mp4
 python relight.py --demo
 """
 
@@ -17,6 +19,9 @@ from dpr_jax import command_line
 from dpr_jax.errors import BadInput
 
 _IMAGE = flags.DEFINE_string("image", None, "a photo, or a folder of photos")
+_VIDEO = flags.DEFINE_string(
+  "video", None, "a film; --out is an MP4. The same command goes on where an earlier one was interrupted"
+)
 _LIGHT = flags.DEFINE_multi_string(
   "light",
   [],
@@ -36,16 +41,22 @@ _SIZE = flags.DEFINE_integer("size", None, "side of the square that the network 
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")
 _NO_ALIGN = flags.DEFINE_bool("no_align", False, "resize the whole photo to the network, as the authors' demo does")
 _GRID = flags.DEFINE_bool("grid", False, "a contact sheet of several lights, with the lit spheres")
-_ROTATE = flags.DEFINE_integer("rotate", None, "films of so many frames (MP4 and GIF), the light going round the face")
+_ROTATE = flags.DEFINE_integer(
+  "rotate",
+  None,
+  "films of so many frames (MP4 and GIF), the light going round the face; with --video, once in so many frames",
+)
 _DEMO = flags.DEFINE_bool("demo", False, "relight scikit-image's astronaut into the folder --out (default: demo)")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing outputs")
 
 
 def main() -> None:
-  if _DEMO.value and (_IMAGE.value or _GRID.value or _ROTATE.value is not None):
-    raise BadInput("--demo has a photo and a sheet of its own: leave out --image, --grid and --rotate")
-  if not _DEMO.value and not (_IMAGE.value and _OUT.value):
-    raise BadInput("--image and --out are needed, or --demo; --help lists all flags")
+  if _DEMO.value and (_IMAGE.value or _VIDEO.value or _GRID.value or _ROTATE.value is not None):
+    raise BadInput("--demo has a photo and a sheet of its own: leave out --image, --video, --grid and --rotate")
+  if not _DEMO.value and not ((_IMAGE.value or _VIDEO.value) and _OUT.value):
+    raise BadInput("--image (or --video) and --out are needed, or --demo; --help lists all flags")
+  if _VIDEO.value and (_IMAGE.value or _GRID.value):
+    raise BadInput("--video: leave out --image and --grid; one film at a time, under one light")
   from dpr_jax import relight_command  # seconds, which neither the above nor --help costs
 
   command_line.enable_compilation_cache()
@@ -61,6 +72,8 @@ def main() -> None:
   )
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))
+  elif _VIDEO.value:
+    relight_command.relight_film(options, Path(_VIDEO.value), Path(_OUT.value), turn_frames=_ROTATE.value)
   else:
     relight_command.relight(options, Path(_IMAGE.value), Path(_OUT.value), sheet=_GRID.value, film_frames=_ROTATE.value)
 

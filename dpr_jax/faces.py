@@ -139,6 +139,25 @@ class FaceFinder:
       faces = [Face(extent - face.landmarks, face.depth) for face in self._find(pixels[::-1, ::-1])]
     return sorted(faces, key=lambda face: face.box[0])
 
+  def follow(self, pixels: np.ndarray, face: Face) -> Face | None:
+    """A face looked for where it was a moment ago; a single look, where `find` needs dozens for a large picture.
+
+    Args:
+      pixels: `[H, W, 3]`, RGB, uint8 or uint16; the frame of a film after the one that `face` was found in.
+      face: where it was.
+
+    Returns:
+      The face that lies over the old one best, or None if none does.
+    """
+    if self._closed:
+      raise ValueError("this FaceFinder is closed")
+    close = self._close_up(pixels, face)
+    if close is None:  # the head may be upside down, as in `find`
+      extent = np.array(pixels.shape[1::-1])
+      close = self._close_up(pixels[::-1, ::-1], Face(extent - face.landmarks, face.depth))
+      close = close and Face(extent - close.landmarks, close.depth)
+    return close if close and overlap(close.box, face.box) > 0 else None
+
   def _find(self, pixels: np.ndarray) -> list[Face]:
     extent = np.array(pixels.shape[1::-1])
     found: list[Face] = []
@@ -159,7 +178,7 @@ class FaceFinder:
     centre, extent = (face.box[:2] + face.box[2:]) / 2, np.max(face.box[2:] - face.box[:2])
     left, top = (int(edge) for edge in np.round(centre - _CLOSE_UP / 2 * extent))
     seen = self._find_in_square(pixels, left, top, round(_CLOSE_UP * extent))
-    return max(seen, key=lambda close: _overlap(close.box, face.box), default=None)
+    return max(seen, key=lambda close: overlap(close.box, face.box), default=None)
 
   def _find_in_square(self, pixels: np.ndarray, left: int, top: int, side: int) -> list[Face]:
     """Faces inside a square of the photo, in pixels of the photo; the square may reach beyond it."""
@@ -199,7 +218,7 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int]]:
         yield left, top, side
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
   """Intersection of two boxes over the smaller of them."""
   inner = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
   if (inner <= 0).any():
@@ -208,7 +227,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _is_among(face: Face, faces: list[Face]) -> bool:
-  return any(_overlap(face.box, other.box) > 0.5 for other in faces)
+  return any(overlap(face.box, other.box) > 0.5 for other in faces)
 
 
 @contextlib.contextmanager

@@ -84,13 +84,19 @@ class Portrait:
     self._params, self._dtype = params, dtype
     self.faces = tuple(self._encode(face, size) for face in faces)
 
+  @classmethod
+  def of_framed(cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype=None) -> "Portrait":
+    """A portrait whose faces have been encoded already, by `encode_square`; arguments as of the constructor."""
+    portrait = cls.__new__(cls)
+    portrait.pixels, portrait.faces = pixels, tuple(faces)
+    portrait._params, portrait._dtype = params, dtype
+    return portrait
+
   def _encode(self, face: Face, size: int) -> FramedFace:
     framing = frame_face(face, size)
     square = cut_square(self.pixels, framing)
-    luminance, encoding, source_light = _see(self._params, square, framing, self._dtype)
-    landmarks = face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2]
-    weight = head_weight(square, landmarks, _edge_inside(framing, self.pixels.shape))
-    return FramedFace(framing, luminance, weight, encoding, source_light)
+    weight = weigh_square(square, framing, face, self.pixels.shape)
+    return encode_square(self._params, square, framing, weight, dtype=self._dtype)
 
   def relight(
     self,
@@ -185,6 +191,38 @@ class WholePhoto:
     lab = self._lab.copy()
     lab[..., 0] = (relit * 255).astype(np.uint8)  # truncated, as the authors do
     return cv2.resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), self.pixels.shape[1::-1])
+
+
+def weigh_square(square: np.ndarray, framing: Framing, face: Face, shape: tuple[int, ...]) -> np.ndarray:
+  """How much of the relighting each pixel of a framed face receives; see `head_weight`.
+
+  Args:
+    square: `[S, S, 3]` uint8 RGB, from `cut_square`.
+    framing: where the square lies.
+    face: the face in it, in pixels of the photo.
+    shape: of the photo.
+
+  Returns:
+    `[S, S]` float32 in [0, 1].
+  """
+  landmarks = face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+  return head_weight(square, landmarks, _edge_inside(framing, shape))
+
+
+def encode_square(
+  params: Params, square: np.ndarray, framing: Framing, weight: np.ndarray, *, dtype=None
+) -> FramedFace:
+  """A framed face as the network sees it.
+
+  Args:
+    params: from `load_params`.
+    square: `[S, S, 3]` RGB in gray levels, 0 to 255, uint8 or floating point.
+    framing: where the square lies.
+    weight: `[S, S]`, from `weigh_square`.
+    dtype: compute type of the convolutions.
+  """
+  luminance, encoding, source_light = _see(params, square, framing, dtype)
+  return FramedFace(framing, luminance, weight, encoding, source_light)
 
 
 def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int = 512) -> np.ndarray:

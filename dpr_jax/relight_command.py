@@ -3,9 +3,11 @@
 import dataclasses
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from dpr_jax.errors import BadInput
 from dpr_jax.faces import FaceFinder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
+from dpr_jax.moving_portrait import MovingPortrait
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, list_photos, read_photo, to_8_bits, write_photo
 from dpr_jax.portrait import Portrait, WholePhoto
@@ -29,6 +32,8 @@ _FILM_FPS = (10, 30)
 _DEMO_CROP = (slice(0, 300), slice(70, 370))  # head and shoulders
 _WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _FILM_SUFFIXES = (".mp4", ".gif")
+_LIGHT_MISSING = "--light is missing: a preset, azimuth,elevation, a file or a photo"
+_ONE_LIGHT = "more than one --light: only --grid takes several"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Studio:
 
   Attributes:
     lights: the target lights, `[9]` each, `--intensity` applied.
+    size: side of the square that the network sees.
   """
 
   def __init__(self, options: Options):
@@ -84,7 +90,7 @@ class Studio:
       raise BadInput(
         f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
       )
-    self._size = options.size or network.native_size
+    self.size = options.size or network.native_size
     self.lights = [parse_light(text, self._params) * np.float32(options.intensity) for text in options.lights]
     self._finder = FaceFinder() if options.align else None
 
@@ -106,14 +112,25 @@ class Studio:
       BadInput: no face, or not as many as `--face` asks for.
     """
     if self._finder is None:
-      return WholePhoto(self._params, pixels, self._size)
+      return WholePhoto(self._params, pixels, self.size)
     faces = self._finder.find(pixels)
     if not faces:
       raise BadInput(f"{name}: no face found (--no-align relights the whole photo)")
     wanted = self._options.face
     if wanted is not None and wanted > len(faces):
       raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no --face {wanted}")
-    return Portrait(self._params, pixels, faces if wanted is None else [faces[wanted - 1]], self._size)
+    return Portrait(self._params, pixels, faces if wanted is None else [faces[wanted - 1]], self.size)
+
+  def moving_portrait(self) -> MovingPortrait:
+    """What relights the frames of one film; not with `--no-align`."""
+    return MovingPortrait(self._params, self._finder, self.size)
+
+  def weights_checksum(self) -> int:
+    """The same for the same weights, wherever they came from."""
+    checksum = 0
+    for leaf in jax.tree.leaves(self._params):
+      checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+    return checksum
 
   def relight(self, encoded: Portrait | WholePhoto, light: np.ndarray) -> np.ndarray:
     """Pixels under a light, with `--strength` applied."""
@@ -196,10 +213,15 @@ def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, ov
 
   def turning() -> Iterator[np.ndarray]:
     for k in tqdm(range(frames), unit="frame", disable=None):
-      yield studio.relight(encoded, sh.rotate(studio.lights[0], sh.roll(-360 * k / frames)))
+      yield studio.relight(encoded, _turned(studio.lights[0], k / frames))
 
   with atomic_output(mp4, overwrite) as mp4_aside, atomic_output(gif, overwrite) as gif_aside:
     pictures.write_films(mp4_aside, gif_aside, turning(), int(np.clip(frames / _FILM_SECONDS, *_FILM_FPS)))
+
+
+def _turned(light: np.ndarray, turns: float) -> np.ndarray:
+  """A light after it has gone round the view axis, left to top to right."""
+  return sh.rotate(light, sh.roll(-360 * turns))
 
 
 def _film_targets(target: Path, overwrite: bool) -> tuple[Path, Path]:
@@ -210,6 +232,58 @@ def _film_targets(target: Path, overwrite: bool) -> tuple[Path, Path]:
   for path in films:
     check_free(path, overwrite)
   return films
+
+
+def relight_film(options: Options, source: Path, target: Path, *, turn_frames: int | None = None) -> None:
+  """Relights every face of a film, frame by frame and without flicker; see `dpr_jax.video`.
+
+  Args:
+    options: how.
+    source: a film.
+    target: an MP4 to write.
+    turn_frames: the first light (left if none is given) goes round once in so many frames; None: it stays.
+
+  Raises:
+    BadInput: anything of the above cannot be used.
+  """
+  from dpr_jax import video  # and with it 35 MB that only films need
+
+  if not options.align:
+    raise BadInput("--no-align: not with --video; the faces of a film are followed")
+  if options.face is not None:
+    raise BadInput(f"--face {options.face}: not with --video, where faces come and go; all are relit")
+  if not options.lights:
+    if turn_frames is None:
+      raise BadInput(_LIGHT_MISSING)
+    options = dataclasses.replace(options, lights=("left",))
+  if len(options.lights) > 1:
+    raise BadInput(_ONE_LIGHT)
+  _check_turn(turn_frames)
+  video.check_film(source)
+  video.check_target(target, options.overwrite)
+  with Studio(options) as studio:
+    [light] = studio.lights
+    job = {
+      "light": np.asarray(light).tolist(),
+      "turn": turn_frames,
+      "strength": options.strength,
+      "size": studio.size,
+      "weights": studio.weights_checksum(),
+    }
+    video.relight_film(
+      studio.moving_portrait(),
+      lambda k: light if turn_frames is None else _turned(light, k / turn_frames),
+      source,
+      target,
+      strength=options.strength,
+      job=job,
+      overwrite=options.overwrite,
+    )
+
+
+def _check_turn(frames: int | None) -> None:
+  if frames is not None and not 2 <= frames <= 3600:
+    raise BadInput(f"--rotate {frames}: must lie in 2 to 3600")
 
 
 def demo(options: Options, folder: Path) -> None:
@@ -240,12 +314,11 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
   """
   if not options.lights:
     if not sheet and film_frames is None:
-      raise BadInput("--light is missing: a preset, azimuth,elevation, a file or a photo")
+      raise BadInput(_LIGHT_MISSING)
     options = dataclasses.replace(options, lights=_SHEET_LIGHTS if sheet else ("left",))
   if len(options.lights) > 1 and not sheet:
-    raise BadInput("more than one --light: only --grid takes several")
-  if film_frames is not None and not 2 <= film_frames <= 3600:
-    raise BadInput(f"--rotate {film_frames}: must lie in 2 to 3600")
+    raise BadInput(_ONE_LIGHT)
+  _check_turn(film_frames)
   if sheet and film_frames is not None:
     raise BadInput("--grid and --rotate: one of them at a time")
   try:

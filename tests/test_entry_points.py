@@ -100,8 +100,9 @@ def test_a_missing_system_library_is_one_line_with_its_remedy(start, fakes):
   )
 
 
-_NEEDED = "--image and --out are needed, or --demo; --help lists all flags"
-_DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --grid and --rotate"
+_NEEDED = "--image (or --video) and --out are needed, or --demo; --help lists all flags"
+_FILM_ALONE = "--video: leave out --image and --grid; one film at a time, under one light"
+_DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --video, --grid and --rotate"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,10 @@ _DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --g
     (["--demo", "--image=x", "--out=y.png"], _DEMO_ALONE),
     (["--demo", "--grid"], _DEMO_ALONE),
     (["--demo", "--rotate=0"], _DEMO_ALONE),
+    (["--demo", "--video=x"], _DEMO_ALONE),
+    (["--video=x"], _NEEDED),
+    (["--video=x", "--image=x", "--light=left", "--out=y"], _FILM_ALONE),
+    (["--video=x", "--grid", "--out=y"], _FILM_ALONE),
   ],
 )
 def test_flags_that_do_not_go_together_are_refused_at_once(start, fakes, tmp_path, arguments, message):
@@ -129,7 +134,7 @@ def test_help_needs_no_heavy_import(start, fakes):
   ended = start(ROOT / "relight.py", "--help", **fakes("cv2", "jax", "mediapipe"))
   assert (ended.returncode, ended.stderr) == (1, "")  # absl's own exit code
   assert "python relight.py --image=photo.jpg --light=left --out=relit.jpg" in ended.stdout
-  flags = ("image", "light", "out", "strength", "intensity", "weights", "size", "face", "rotate")
+  flags = ("image", "video", "light", "out", "strength", "intensity", "weights", "size", "face", "rotate")
   switches = ("no_align", "grid", "demo", "overwrite")
   for flag in (*flags, *(f"[no]{switch}" for switch in switches)):
     assert f"\n  --{flag}:" in ended.stdout
