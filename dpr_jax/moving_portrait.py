@@ -97,7 +97,7 @@ def _change(before: np.ndarray, difference: np.ndarray, grain: float) -> np.ndar
 
 
 class MovingPortrait:
-  """Relights a film frame by frame; see the module.
+  """Makes a film ready for relighting, frame by frame; see the module.
 
   Attributes:
     faces_seen: whether any frame so far had a face.
@@ -117,26 +117,21 @@ class MovingPortrait:
     self._time = 0.0
     self.faces_seen = False
 
-  def relight(self, pixels: np.ndarray, time: float, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """The next frame under a light.
+  def see(self, pixels: np.ndarray, time: float) -> Portrait | None:
+    """The next frame, made ready for any light; None if it has no face.
 
     Args:
       pixels: `[H, W, 3]` RGB, uint8 or uint16; every frame of one size.
       time: of the frame, in seconds; it does not run backwards.
-      light: `[9]`, in the photo's coordinates.
-      strength: exponent of the ratio, as in `Portrait.relight`.
-
-    Returns:
-      Pixels of the frame's shape and type; the frame's own where it has no face.
     """
     tracked = self._tracker.update(pixels, time)
     self._squares = {face.number: self._squares[face.number] for face in tracked if face.number in self._squares}
     framed = [self._framed(pixels, face, time - self._time) for face in tracked]
     self._time = time
     if not framed:
-      return pixels
+      return None
     self.faces_seen = True
-    return Portrait.of_framed(self._params, pixels, framed).relight(light, strength)
+    return Portrait.of_framed(self._params, pixels, framed)
 
   def _framed(self, pixels: np.ndarray, tracked: TrackedFace, seconds: float) -> FramedFace:
     framing = frame_face(tracked.face, self._size)

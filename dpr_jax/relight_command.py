@@ -272,10 +272,9 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
     }
     video.relight_film(
       studio.moving_portrait(),
-      lambda k: light if turn_frames is None else _turned(light, k / turn_frames),
+      lambda portrait, k: studio.relight(portrait, light if turn_frames is None else _turned(light, k / turn_frames)),
       source,
       target,
-      strength=options.strength,
       job=job,
       overwrite=options.overwrite,
     )

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from dpr_jax.errors import BadInput
 from dpr_jax.moving_portrait import MovingPortrait
 from dpr_jax.output_files import atomic_output, check_free
+from dpr_jax.portrait import Portrait
 
 FILM_SUFFIX = ".mp4"
 
@@ -225,12 +226,11 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def relight_film(
-  portrait: MovingPortrait,
-  light_at: Callable[[int], np.ndarray],
+  moving: MovingPortrait,
+  relight: Callable[[Portrait, int], np.ndarray],
   source: Path,
   target: Path,
   *,
-  strength: float = 1.0,
   job: dict[str, Any] | None = None,
   overwrite: bool = False,
 ) -> None:
@@ -240,11 +240,10 @@ def relight_film(
   column is left out. Sound that an MP4 can hold is copied, other sound is encoded anew as AAC. Subtitles are not kept.
 
   Args:
-    portrait: before its first frame.
-    light_at: number of a frame, from 0, -> its light `[9]`.
+    moving: before its first frame.
+    relight: a frame with a face, and its number from 0 -> its pixels under the light wanted.
     source: any film that libav reads.
     target: an MP4.
-    strength: exponent of the ratio.
     job: all that the result depends on besides the film, fit for JSON; an earlier run's parts are used only if theirs
       was equal.
     overwrite: whether `target`, and parts of another job, may be replaced.
@@ -256,14 +255,14 @@ def relight_film(
   with FilmReader(source) as film:
     parts = _Parts(parts_folder(target))
     parts.begin(_job(source, job or {}), overwrite)
-    done = parts.restore(portrait)
+    done = parts.restore(moving)
     with tqdm(total=film.length, initial=done, unit="frame", disable=None) as progress:
       for number, frames in itertools.groupby(film.frames(done), lambda frame: _segment_of(film, frame)):
-        relit = _relit(portrait, light_at, film, frames, strength)
+        relit = _relit(moving, relight, film, frames)
         with parts.segment(number) as aside:
           done += _write_segment(aside, film, _counted(relit, progress))
-          parts.keep(number, portrait, done)
-  if not done or not portrait.faces_seen:
+          parts.keep(number, moving, done)
+  if not done or not moving.faces_seen:
     parts.remove()
     raise BadInput(f"{source}: " + (f"no face found in its {done} frames" if done else "no frame of it can be decoded"))
   with atomic_output(target, overwrite) as aside:
@@ -274,15 +273,12 @@ def relight_film(
 
 
 def _relit(
-  portrait: MovingPortrait,
-  light_at: Callable[[int], np.ndarray],
-  film: FilmReader,
-  frames: Iterator[FilmFrame],
-  strength: float,
+  moving: MovingPortrait, relight: Callable[[Portrait, int], np.ndarray], film: FilmReader, frames: Iterator[FilmFrame]
 ) -> Iterator[tuple[FilmFrame, np.ndarray]]:
   for frame in frames:
-    time = float(frame.pts * film.time_base)
-    yield frame, portrait.relight(film.pixels(frame), time, light_at(frame.index), strength)
+    pixels = film.pixels(frame)
+    portrait = moving.see(pixels, float(frame.pts * film.time_base))
+    yield frame, pixels if portrait is None else relight(portrait, frame.index)
 
 
 def _counted(items: Iterator, progress: tqdm) -> Iterator:
@@ -349,22 +345,22 @@ class _Parts:
     """A context that yields a path to write segment `number` to."""
     return atomic_output(self._folder / f"{number:08d}{FILM_SUFFIX}", overwrite=True)
 
-  def keep(self, number: int, portrait: MovingPortrait, done: int) -> None:
+  def keep(self, number: int, moving: MovingPortrait, done: int) -> None:
     """Keeps the state after segment `number`, before that segment counts as finished."""
     with atomic_output(self._folder / f"{number:08d}.npz", overwrite=True) as aside:
-      np.savez(aside, frames_done=done, **portrait.state())
+      np.savez(aside, frames_done=done, **moving.state())
     finished = {path.stem for path in self.segments()[-1:]}
     for state in self._folder.glob("*.npz"):
       if state.stem not in finished | {f"{number:08d}"}:
         state.unlink(missing_ok=True)
 
-  def restore(self, portrait: MovingPortrait) -> int:
-    """Puts the portrait where it was after the last finished segment; returns how many frames are done."""
+  def restore(self, moving: MovingPortrait) -> int:
+    """Puts `moving` where it was after the last finished segment; returns how many frames are done."""
     segments = self.segments()
     if not segments:
       return 0
     with np.load(segments[-1].with_suffix(".npz"), allow_pickle=False) as state:
-      portrait.restore(dict(state))
+      moving.restore(dict(state))
       return int(state["frames_done"])
 
 
