@@ -11,7 +11,7 @@ from dpr_jax.native_libraries import import_native
 cv2 = import_native("cv2")
 
 # MediaPipe's landmarks of a still face tremble by some thousandths of the face's size. With these, what lies below
-# 1 Hz passes; a face that moves lags by 1 / (2 pi 10) of its size at most, however fast it is (see `OneEuroFilter`).
+# 1 Hz passes; a face that moves steadily lags by less than 1 / (2 pi 10) of its size, however fast it is.
 _MIN_CUTOFF = 1.0
 _BETA = 10.0
 # A look all over the picture costs as much as dozens of looks near a known face. Seconds of film between two of them;
@@ -30,11 +30,11 @@ _SHORTEST_FRAME = 1e-3  # seconds; films exist whose frames have equal timestamp
 class OneEuroFilter:
   """The 1 Euro filter (Casiez et al. 2012, algorithm 1): a low-pass whose cutoff rises with the speed.
 
-  A scalar is filtered as published. An array is filtered as one, by the root mean square of its speeds: its parts keep
-  their places among each other, and the noise of the speed averages out.
+  A scalar is filtered as published. Points `[..., D]` are filtered as one, by the root mean square of their speeds: they
+  keep their places among each other, and the noise of the speed averages out.
 
-  With cutoff = min_cutoff + beta * speed, a value that moves steadily lags by speed / (2 pi cutoff): for large speeds,
-  1 / (2 pi beta).
+  With cutoff = min_cutoff + beta * speed, a value that moves steadily lags by speed / (2 pi cutoff), which is less than
+  1 / (2 pi beta) at any speed.
 
   Attributes:
     value: the filtered value after the last one given, or None.
@@ -57,7 +57,7 @@ class OneEuroFilter:
     """The filtered value; the first one given comes back as it is.
 
     Args:
-      value: of any shape, always the same.
+      value: a number, or points `[..., D]`, always as many.
       seconds: since the last value, positive.
       unit: in which the speed is measured, e.g. the size of a face in pixels.
     """
@@ -67,7 +67,7 @@ class OneEuroFilter:
       return value
     change = (value - self.value) / seconds
     self.derivative = self.derivative + _smoothing(self._derivative_cutoff, seconds) * (change - self.derivative)
-    speed = np.sqrt(np.mean(np.square(self.derivative))) / unit
+    speed = np.sqrt(np.mean(np.square(np.linalg.norm(np.atleast_1d(self.derivative), axis=-1)))) / unit
     share = _smoothing(self._min_cutoff + self._beta * speed, seconds)
     self.value = self.value + share * (value - self.value)
     return self.value
