@@ -30,8 +30,8 @@ _SHORTEST_FRAME = 1e-3  # seconds; films exist whose frames have equal timestamp
 class OneEuroFilter:
   """The 1 Euro filter (Casiez et al. 2012, algorithm 1): a low-pass whose cutoff rises with the speed.
 
-  A scalar is filtered as published. Points `[..., D]` are filtered as one, by the root mean square of their speeds: they
-  keep their places among each other, and the noise of the speed averages out.
+  A scalar is filtered as published. Points `[..., D]` are filtered as one, by the root mean square of their speeds, so
+  that they keep their places among each other; and the noise of the speed averages out.
 
   With cutoff = min_cutoff + beta * speed, a value that moves steadily lags by speed / (2 pi cutoff), which is less than
   1 / (2 pi beta) at any speed.

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +43,7 @@ _LAST_FRAME_SECONDS = 1  # by which a film may end early and still be whole
 _AUDIO_RATE = 48_000
 _AUDIO_BITS_PER_SECOND = 192_000
 
+_DISCARD = "remove the folder, or --overwrite discards it"
 _FILE = "file:"  # before a name, which cannot be taken for an address then
 
 # Numbers of ITU-T H.273 (and FFmpeg).
@@ -300,7 +302,7 @@ def _job(source: Path, job: dict[str, Any]) -> dict[str, Any]:
 class _Parts:
   """The folder of finished segments.
 
-  A segment is there if its film is: its state, `<number>.npz`, is written before. Only the last state is kept.
+  A segment is there if its film is: its state, `<number>.npz`, is written before. Old states are removed.
   """
 
   def __init__(self, folder: Path):
@@ -323,10 +325,8 @@ class _Parts:
       # A folder without a readable note is nobody's, or was being begun: nothing in it can be used.
       differing = [name for name in job if not isinstance(others, dict) or others.get(name) != job[name]]
       if not overwrite:
-        raise BadInput(
-          f"{self._folder}: holds parts of another run (its {', '.join(differing)} differ); "
-          "remove the folder, or --overwrite discards it"
-        )
+        differ = "differs" if len(differing) == 1 else "differ"
+        raise BadInput(f"{self._folder}: holds parts of another run (its {', '.join(differing)} {differ}); {_DISCARD}")
       self.remove()
     with atomic_output(note) as aside:
       aside.write_text(json.dumps(job), encoding="utf-8")
@@ -359,15 +359,24 @@ class _Parts:
     segments = self.segments()
     if not segments:
       return 0
-    with np.load(segments[-1].with_suffix(".npz"), allow_pickle=False) as state:
-      moving.restore(dict(state))
+    try:
+      with segments[-1].with_suffix(".npz").open("rb") as file:
+        state = dict(np.load(file, allow_pickle=False))
+      moving.restore(state)
       return int(state["frames_done"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      raise BadInput(f"{self._folder}: damaged; {_DISCARD}") from None
+
+
+def _exact(film: FilmReader) -> dict[str, str]:
+  """The muxer's options for a film that need not begin at 0: it would round its beginning to milliseconds."""
+  return {"movie_timescale": str(film.time_base.denominator)}
 
 
 def _write_segment(path: Path, film: FilmReader, frames: Iterator[tuple[FilmFrame, np.ndarray]]) -> int:
   """Encodes relit frames, with the timestamps they have in the film; returns how many."""
   written = 0
-  with av.open(path, "w", format="mp4") as container:
+  with av.open(path, "w", format="mp4", options=_exact(film)) as container:
     stream = container.add_stream("libx264", rate=film.rate, options=_ENCODER)
     stream.pix_fmt = "yuv420p"  # the one that every player knows
     codec = stream.codec_context
@@ -391,7 +400,8 @@ def _write_segment(path: Path, film: FilmReader, frames: Iterator[tuple[FilmFram
 def _join(segments: list[Path], film: FilmReader, target: Path) -> None:
   """The segments, one after another, and the film's sound, as one MP4."""
   with contextlib.ExitStack() as opened:
-    container = opened.enter_context(av.open(target, "w", format="mp4", options={"movflags": "faststart"}))
+    options = _exact(film) | {"movflags": "faststart"}
+    container = opened.enter_context(av.open(target, "w", format="mp4", options=options))
     template = opened.enter_context(av.open(segments[0]))
     picture = container.add_stream_from_template(template.streams.video[0], opaque=True)
     tracks = [_picture_packets(segments, picture)]

@@ -142,7 +142,7 @@ def test_a_face_that_moves_is_seen_as_it_is_now():
     pixels = painted_photo(220, 360, *detector.faces)
     [seen] = film.see(pixels, k / FPS).faces
     difference = np.abs(film._squares[0].picture - cut_square(pixels, seen.framing))
-    assert difference.mean() < 4
+    assert difference.mean() < 4.5
     assert np.percentile(difference, 99) < 16
     # And is where it is, to a few hundredths of the square.
     nose = np.array([*detector.faces[0].landmarks[1], 1])
