@@ -295,7 +295,7 @@ def _segment_of(film: FilmReader, frame: FilmFrame) -> int:
 
 def _job(source: Path, job: dict[str, Any]) -> dict[str, Any]:
   status = source.stat()
-  film = {"input": str(source.absolute()), "input's size": status.st_size, "input's date": status.st_mtime_ns}
+  film = {"input": str(source.absolute()), "size of the input": status.st_size, "date of the input": status.st_mtime_ns}
   return json.loads(json.dumps(film | job))  # as it will be read again: lists, not tuples
 
 
@@ -325,8 +325,7 @@ class _Parts:
       # A folder without a readable note is nobody's, or was being begun: nothing in it can be used.
       differing = [name for name in job if not isinstance(others, dict) or others.get(name) != job[name]]
       if not overwrite:
-        differ = "differs" if len(differing) == 1 else "differ"
-        raise BadInput(f"{self._folder}: holds parts of another run (its {', '.join(differing)} {differ}); {_DISCARD}")
+        raise BadInput(f"{self._folder}: holds parts of another run (other {', '.join(differing)}); {_DISCARD}")
       self.remove()
     with atomic_output(note) as aside:
       aside.write_text(json.dumps(job), encoding="utf-8")

@@ -493,3 +493,34 @@ def test_a_missing_library_is_named_on_first_use(shared, monkeypatch, capfd):
   assert str(caught.value) == SENTENCE
   os.write(2, b"heard again")
   assert capfd.readouterr().err == "heard again"
+
+
+# From frame to frame.
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_a_face_is_followed(finder, turns):
+  """A single look finds what a search of the whole picture finds, also with the head upside down."""
+  before = on_canvas(data.astronaut()[:256, 64:320], 400, 500, 40, 60)
+  after = on_canvas(data.astronaut()[:256, 64:320], 400, 500, 52, 55)
+  before, after = (np.ascontiguousarray(np.rot90(frame, turns)) for frame in (before, after))
+  [seen], [expected] = finder.find(before), finder.find(after)
+  followed = finder.follow(after, seen)
+  assert relative_error(followed, expected) < 0.02
+  assert depth_error(followed, expected) < 0.05
+  assert relative_error(seen, expected) > 0.1
+
+
+def test_a_face_that_is_gone_is_not_followed(finder):
+  frame = on_canvas(data.astronaut()[:256, 64:320], 400, 900, 20, 60)
+  [seen] = finder.find(frame)
+  assert finder.follow(np.full_like(frame, 128), seen) is None
+  assert finder.follow(np.roll(frame, 500, axis=1), seen) is None
+
+
+def test_a_closed_finder_follows_nothing(shared):
+  shared("models/face_landmarker.task")
+  with FaceFinder() as finder:
+    pass
+  with pytest.raises(ValueError, match="closed"):
+    finder.follow(np.zeros((64, 64, 3), np.uint8), Face(np.zeros((478, 2))))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import jax
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -18,7 +20,7 @@ from dpr_jax.assets import ASSETS
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import network_for
 from dpr_jax.photo import Photo, read_photo, write_photo
-from dpr_jax.relight_command import Options, Studio, relight
+from dpr_jax.relight_command import Options, Studio, relight, relight_film
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -582,3 +584,84 @@ def test_weights_for_colour_lights_are_refused(official, monkeypatch):
   monkeypatch.setattr(relight_command, "load_params", lambda _: colour)
   with pytest.raises(BadInput, match="take lights of 27 numbers"):
     Studio(Options(lights=("left",), weights="colour.pth"))
+
+
+# Films.
+
+
+@pytest.fixture
+def clip(official, tmp_path) -> Path:
+  """Half a second of the astronaut, in which nothing moves."""
+  with av.open(tmp_path / "clip.mp4", "w") as container:
+    stream = container.add_stream("libx264", rate=12, options={"crf": "10"})
+    stream.pix_fmt, stream.height, stream.width = "yuv420p", *ASTRONAUT.shape[:2]
+    for _ in range(6):
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(ASTRONAUT, format="rgb24")))
+    container.mux(stream.encode())
+  return tmp_path / "clip.mp4"
+
+
+def frames_of(path: Path) -> np.ndarray:
+  with av.open(path) as container:
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
+
+
+def side_gain(relit: np.ndarray, source: np.ndarray) -> float:
+  """How much more the left half of the face gained than the right one."""
+  gain = (relit - source)[70:178, 110:201].mean(axis=(0, 2))
+  return gain[: MIDDLE - 110].mean() - gain[MIDDLE - 110 :].mean()
+
+
+def test_a_film_is_relit_from_the_side_asked_for(clip):
+  for light, sign in (("left", 1), ("right", -1)):
+    relight_film(with_(lights=(light,)), clip, clip.with_name(f"{light}.mp4"))
+    relit, source = frames_of(clip.with_name(f"{light}.mp4")), frames_of(clip)
+    assert len(relit) == 6
+    assert all(sign * side_gain(after, before) > 30 for after, before in zip(relit, source, strict=True))
+  assert contents(clip.parent).keys() == {"clip.mp4", "left.mp4", "right.mp4"}
+
+
+def test_the_light_of_a_film_goes_round(clip):
+  out = clip.with_name("turn.mp4")
+  relight_film(with_(lights=()), clip, out, turn_frames=4)
+  gains = [side_gain(after, before) for after, before in zip(frames_of(out), frames_of(clip), strict=True)]
+  assert min(gains[0], gains[4]) > 30
+  assert gains[2] < -30
+  assert gains[4] == pytest.approx(gains[0], abs=10)
+
+
+def film_refusal(options, video, out, **wishes) -> str:
+  with pytest.raises(BadInput) as caught:
+    relight_film(options, video, out, **wishes)
+  return str(caught.value)
+
+
+def test_wishes_that_a_film_cannot_grant_are_refused_before_any_work(clip, monkeypatch):
+  monkeypatch.setattr(relight_command, "Studio", lambda _: pytest.fail("work was begun"))
+  out = clip.with_name("out.mp4")
+  for options, wishes, message in (
+    (with_(align=False), {}, "--no-align: not with --video; the faces of a film are followed"),
+    (with_(face=2), {}, "--face 2: not with --video, where faces come and go; all are relit"),
+    (with_(lights=()), {}, "--light is missing: a preset, azimuth,elevation, a file or a photo"),
+    (with_(lights=("left", "right")), {}, "more than one --light: only --grid takes several"),
+    (SMALL, {"turn_frames": 1}, "--rotate 1: must lie in 2 to 3600"),
+    (SMALL, {"turn_frames": 3601}, "--rotate 3601: must lie in 2 to 3600"),
+  ):
+    assert film_refusal(options, clip, out, **wishes) == message
+  assert film_refusal(SMALL, clip.parent, out) == f"{clip.parent}: is a folder, not a film"
+  assert film_refusal(SMALL, clip, clip) == f"{clip}: exists already (--overwrite replaces it)"
+  assert film_refusal(SMALL, clip, out.with_suffix(".gif")).endswith("out.gif: a relit film has the suffix .mp4")
+  assert contents(clip.parent).keys() == {"clip.mp4"}
+
+
+def test_other_weights_are_another_run(clip, monkeypatch):
+  out, loaded = clip.with_name("out.mp4"), relight_command.load_params
+  with monkeypatch.context() as patched:
+    patched.setattr(Studio, "relight", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      relight_film(SMALL, clip, out)
+  monkeypatch.setattr(relight_command, "load_params", lambda name: jax.tree.map(lambda x: x + 1, loaded(name)))
+  assert "(other weights)" in film_refusal(SMALL, clip, out)
+  monkeypatch.undo()
+  relight_film(SMALL, clip, out)
+  assert len(frames_of(out)) == 6
