@@ -221,6 +221,18 @@ def test_a_face_hidden_behind_another_is_not_taken_for_it():
   np.testing.assert_array_equal(second.face.landmarks, face(80, 45).landmarks)
 
 
+def test_a_neighbour_is_not_taken_for_a_face_that_is_missing():
+  """The look near the old place sees what touches it."""
+  detector = Detector(face(50, 45))
+  tracker = FaceTracker(detector)
+  tracker.update(GRAY, 0.0)
+  detector.faces = [face(80, 50)]
+  [tracked] = tracker.update(GRAY, 1 / FPS)
+  assert tracked.presence < 1
+  np.testing.assert_array_equal(tracked.face.landmarks, face(50, 45).landmarks)
+  assert numbers(tracker.update(GRAY, 0.24)) == [0, 1]
+
+
 def test_frames_at_the_same_moment_are_borne():
   tracker = FaceTracker(Detector(face(50, 45)))
   for time in (0.0, 0.0, 0.0):
