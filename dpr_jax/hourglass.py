@@ -58,17 +58,20 @@ class Surface(NamedTuple):
     luminance: `[B, H, W, 1]`, the photo itself.
     framing: `[B, 3]`, where the face lies: factor, right, down, as in `views.Faces`.
     normal: `[B, H/4, W/4, 3]`, unit, axes of `dpr_jax.sh`.
-    depth: `[B, H/4, W/4, 1]`, height towards the viewer in shares of the side, from anywhere.
     features: `[B, H/4, W/4, C]`, whatever else the decoder asks for.
+    depth: `[B, H/4, W/4, 1]`, height towards the viewer in shares of the side, from anywhere.
     shading: `[B, H/4, W/4, 1]`, under the photo's own light.
+    own_log_ratio: `[B, H, W, 1]`, what the network would change under the photo's own light, where nothing should
+      change: it is taken off every ratio. None while training.
   """
 
   luminance: jax.Array
   framing: jax.Array
   normal: jax.Array
-  depth: jax.Array
   features: jax.Array
-  shading: jax.Array
+  depth: jax.Array | None = None
+  shading: jax.Array | None = None
+  own_log_ratio: jax.Array | None = None
 
 
 class Relit(NamedTuple):
@@ -348,6 +351,9 @@ class _Relighting(nn.Module):
   gray: bool = True
   dtype: jnp.dtype | None = None
 
+  # The first coefficient of a lamp that exposes a photo well: `sh.directional`'s own.
+  lamp_dc = 0.75
+
   @property
   def light_size(self) -> int:
     """Numbers of a light: 9, or 27 (9 each of red, green, blue) if not gray."""
@@ -366,10 +372,7 @@ class _Relighting(nn.Module):
     Raises:
       ValueError: wrong rank, channels or size.
     """
-    if luminance.ndim != 4 or luminance.shape[-1] != 1:
-      raise ValueError(f"luminance must be [B, H, W, 1], not {luminance.shape}")
-    if any(side % self.size_multiple for side in luminance.shape[1:3]):
-      raise ValueError(f"height and width must be multiples of {self.size_multiple}, not {luminance.shape[1:3]}")
+    self._check_luminance(luminance)
     return self.trunk.encode(self._stem(luminance, train), train)
 
   def decode(
@@ -391,6 +394,12 @@ class _Relighting(nn.Module):
     """
     self._check(encoding, light, skip_mask)
     return self._head(self.trunk.decode(encoding, light, skip_mask, train), train)
+
+  def _check_luminance(self, luminance: jax.Array) -> None:
+    if luminance.ndim != 4 or luminance.shape[-1] != 1:
+      raise ValueError(f"luminance must be [B, H, W, 1], not {luminance.shape}")
+    if any(side % self.size_multiple for side in luminance.shape[1:3]):
+      raise ValueError(f"height and width must be multiples of {self.size_multiple}, not {luminance.shape[1:3]}")
 
   def _check(self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask) -> None:
     expected = (encoding.face.shape[0], self.light_size)
@@ -511,13 +520,33 @@ class NormalHead(nn.Module):
     """`framing` `[B, 3]`, as `FramingHead` gives it."""
     mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 3))
     x = _conv(3, 3, "conv", train, self.dtype)(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-    columns, rows = _places(*x.shape[1:3])
-    factor, right, down = (framing[:, k, None] for k in range(3))
-    columns, rows = (columns[0][None] - right) / factor, (rows[:, 0][None] - down) / factor
-    x = x + jnp.einsum("bhi,bwj,ijc->bhwc", _hats(rows), _hats(columns), _MEAN_FACE_GAIN * mean_face)
+    x = x + _lay(_MEAN_FACE_GAIN * mean_face, framing, *x.shape[1:3])
     right, near, up = jnp.split(x, 3, axis=-1)
     normal = jnp.concatenate([right, -nn.softplus(near) - 1e-2, up], axis=-1)
     return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True))
+
+
+class DepthHead(nn.Module):
+  """Unit normals `[B, h, w, 3]` -> height towards the viewer in shares of the side, `[B, h, w, 1]`; float32.
+
+  The relief that follows from the normals, and what it lacks on a mean face, which is learnt: where a surface turns
+  away, at nose and jaw, its normals say too little of its slope.
+  """
+
+  @nn.compact
+  def __call__(self, normal: jax.Array, framing: jax.Array) -> jax.Array:
+    """`framing` `[B, 3]`, as `FramingHead` gives it."""
+    mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 1))
+    factor = framing[:, 0, None, None, None]
+    return shadows.depth_of_normals(normal)[..., None] + factor * _lay(mean_face, framing, *normal.shape[1:3])
+
+
+def _lay(mean_face: jax.Array, framing: jax.Array, height: int, width: int) -> jax.Array:
+  """A mean face `[side, side, C]` laid where the faces lie, `[B, height, width, C]`."""
+  columns, rows = _places(height, width)
+  factor, right, down = (framing[:, k, None] for k in range(3))
+  columns, rows = (columns[0][None] - right) / factor, (rows[:, 0][None] - down) / factor
+  return jnp.einsum("bhi,bwj,ijc->bhwc", _hats(rows), _hats(columns), mean_face)
 
 
 def _places(height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -614,6 +643,7 @@ class RatioHourglassNet(_Relighting):
   """
 
   native_size = 256
+  lamp_dc = 0.95  # of a lamp with shadows, under which less of a face is lit
   size_multiple = _SHRINK * 2**NUM_LEVELS
 
   def setup(self):
@@ -623,20 +653,39 @@ class RatioHourglassNet(_Relighting):
     self.trunk = Trunk(self.base_filters, self.light_channels, self.light_size, self.dtype, absolute=True)
     self.framing_head = FramingHead(self.dtype)
     self.normal_head = NormalHead(self.dtype)
+    self.depth_head = DepthHead()
     self.illumination = Illumination()
     self.ratio_head = RatioHead(self.base_filters, self.dtype)
 
   def encode(self, luminance: jax.Array, train: bool = False) -> Encoding:
-    """See `HourglassNet.encode`."""
+    """See `HourglassNet.encode`. After training, a photo is seen twice, the second time in a mirror."""
+    self._check_luminance(luminance)
+    if train:
+      encoding = self._see(luminance, train)
+    else:
+      encoding = _mean_of_mirror_images(self._see(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train))
+    surface = encoding.surface
+    # Shape is taught by the mesh's alone: through the ratio, pictures would teach it with far larger gradients.
+    depth = self.depth_head(jax.lax.stop_gradient(surface.normal), jax.lax.stop_gradient(surface.framing))
+    shading = self._shading(surface.normal, depth, encoding.light)
+    encoding = encoding._replace(surface=surface._replace(depth=depth, shading=shading))
+    if train:
+      return encoding
+    own = self._log_ratio(encoding, encoding.light, shading, train)
+    return encoding._replace(surface=encoding.surface._replace(own_log_ratio=own))
+
+  def _log_ratio(self, encoding: Encoding, light: jax.Array, shading: jax.Array, train: bool) -> jax.Array:
+    codes = jnp.concatenate([self.trunk.light.code(each) for each in (light, encoding.light)], axis=-1)
+    return self.ratio_head(encoding.surface, shading, codes, train)
+
+  def _see(self, luminance: jax.Array, train: bool) -> Encoding:
+    """An encoding whose surface has neither depth nor shading yet."""
     encoding = super().encode(luminance, train)
     # The trunk's own decoder, lit as the photo is.
     features = self.trunk.decode(encoding, encoding.light, ALL_SKIPS, train)
     framing = self.framing_head(features, train)
     normal = self.normal_head(features, jax.lax.stop_gradient(framing), train)
-    # Shape is taught by the mesh's alone: through the ratio, pictures would teach it with far larger gradients.
-    depth = shadows.depth_of_normals(jax.lax.stop_gradient(normal))[..., None]
-    shading = self._shading(normal, depth, encoding.light)
-    return encoding._replace(surface=Surface(luminance, framing, normal, depth, features, shading))
+    return encoding._replace(surface=Surface(luminance, framing, normal, features))
 
   def decode(
     self, encoding: Encoding, light: jax.Array, skip_mask: SkipMask = ALL_SKIPS, train: bool = False
@@ -651,19 +700,33 @@ class RatioHourglassNet(_Relighting):
       raise ValueError("the skip connections of a ratio network are all on")
     surface = encoding.surface
     shading = self._shading(surface.normal, surface.depth, light)
-    codes = jnp.concatenate([self.trunk.light.code(each) for each in (light, encoding.light)], axis=-1)
-    log_ratio = self.ratio_head(surface, shading, codes, train)
+    log_ratio = self._log_ratio(encoding, light, shading, train)
+    if surface.own_log_ratio is not None:
+      log_ratio -= surface.own_log_ratio
     relit = (surface.luminance + RATIO_OFFSET) * jnp.exp(log_ratio) - RATIO_OFFSET
     return relit if train else jnp.clip(relit, 0, 1)
 
   def _shading(self, normal: jax.Array, depth: jax.Array, light: jax.Array) -> jax.Array:
-    return self.illumination(jax.lax.stop_gradient(normal), depth, light, self.trunk.light.code(light))
+    normal, depth = jax.lax.stop_gradient((normal, depth))
+    return self.illumination(normal, depth, light, self.trunk.light.code(light))
 
   def _stem(self, luminance: jax.Array, train: bool) -> jax.Array:
     # Where a pixel lies says much of its normal: faces are framed, if not always alike.
     x = _shrink(luminance)
     place = jnp.broadcast_to(jnp.stack(_places(*x.shape[1:3]), axis=-1).astype(x.dtype), (*x.shape[:3], 2))
     return self.stem(jnp.concatenate([x, place], axis=-1), train)
+
+
+def _mean_of_mirror_images(encoding: Encoding) -> Encoding:
+  """Of photos and their mirror images, `[2B, ...]`, the photos `[B, ...]`, with what both answers say of normals,
+  framing and light: where they differ, one of them is wrong.
+  """
+  seen, mirrored = (jax.tree.map(lambda leaf, half=half: jnp.split(leaf, 2)[half], encoding) for half in (0, 1))
+  normal = seen.surface.normal + jnp.flip(mirrored.surface.normal, 2).at[..., 0].multiply(-1)
+  normal *= jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True))
+  framing = (seen.surface.framing + mirrored.surface.framing.at[:, 1].multiply(-1)) / 2
+  light = (seen.light + mirrored.light * sh.MIRROR[None]) / 2
+  return seen._replace(light=light, surface=seen.surface._replace(framing=framing, normal=normal))
 
 
 # By what their params have and the 512 network's have not.

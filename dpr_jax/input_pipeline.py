@@ -477,7 +477,7 @@ class Augmentation(NamedTuple):
 
   def light(self, light: np.ndarray) -> np.ndarray:
     """`[..., 9]`, for the moved face."""
-    return light * _MIRROR_LIGHT if self.flip else light
+    return light * sh.MIRROR if self.flip else light
 
   def _moved(self, image: np.ndarray, border: int = cv2.BORDER_REFLECT) -> np.ndarray:
     if self.flip:
@@ -495,8 +495,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = np.where(cancelled, np.array([0, -1, 0], np.float32), vectors)
     squared = np.where(cancelled, np.float32(1), squared)
   return cv2.divide(vectors, cv2.sqrt(squared))
-
-
-# Each harmonic is even or odd in x: the sign by which it changes where x does.
-_SOMEWHERE = np.array([0.48, 0.6, 0.64])
-_MIRROR_LIGHT = np.sign(sh.basis(_SOMEWHERE) * sh.basis(_SOMEWHERE * [-1, 1, 1])).astype(np.float32)

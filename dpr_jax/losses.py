@@ -136,6 +136,32 @@ def normal_cosine(*, prediction: Array, target: Array) -> jax.Array:
   return jnp.mean(1 - jnp.sum(prediction * target, axis=-1))
 
 
+def depth_l1(*, prediction: Array, target: Array, mask: Array) -> jax.Array:
+  """How far a relief is from that of the fitted face, on the face, each counted from its own mean there.
+
+  Ours, as `normal_cosine`.
+
+  Args:
+    prediction: height towards the viewer in shares of the side, `[B, h, w, 1]`.
+    target: likewise.
+    mask: how much of a pixel is face, likewise.
+
+  Returns:
+    Scalar, in shares of the side; of faces without a face nothing.
+
+  Raises:
+    ValueError: other or different shapes, or a type that is not floating.
+  """
+  prediction, target = _float32("depths", prediction, target)
+  mask, _ = _float32("depths and mask", mask, target)
+  if prediction.ndim != 4 or prediction.shape[-1] != 1:
+    raise ValueError(f"depths must be [B, h, w, 1], not {list(prediction.shape)}")
+  area = jnp.maximum(jnp.sum(mask, axis=(1, 2), keepdims=True), 1e-6)
+  off = prediction - target
+  off -= jnp.sum(mask * off, axis=(1, 2), keepdims=True) / area
+  return jnp.mean(jnp.sum(mask * _absolute(off), axis=(1, 2), keepdims=True) / area)
+
+
 def framing_l1(*, prediction: Array, target: Array) -> jax.Array:
   """How far off a network is about where the face lies; ours, as `normal_cosine`.
 

@@ -27,6 +27,9 @@ _BAND2 = math.sqrt(15) / (2 * _SQRT_PI)
 # Convolution of a light with the clamped cosine, band by band (Basri & Jacobs 2003; Ramamoorthi & Hanrahan 2001).
 LAMBERTIAN = np.repeat([np.pi, 2 * np.pi / 3, np.pi / 4], [1, 3, 5]).astype(np.float32)
 
+# What a mirror that exchanges left and right does to each of the nine numbers: those of harmonics odd in x turn.
+MIRROR = np.array([1, 1, 1, -1, -1, 1, 1, -1, 1], np.float32)
+
 # Band 2 as quadratic forms: harmonic k + 4 of direction d is d^T _QUADRATIC[k] d. Traceless and mutually orthogonal.
 _QUADRATIC = (
   _BAND2

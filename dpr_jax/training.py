@@ -255,6 +255,7 @@ class _Pairs(NamedTuple):
     mask: `[2B, H, W, 1]`, or None where the losses are to see the whole picture.
     real: what the discriminator is shown as real, `[B, H, W, 1]` the photos or `[2B, H, W, 1]` the targets.
     normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
+    depth: likewise, `[2B, H, W, 1]`.
     framing: likewise, `[2B, 3]`.
   """
 
@@ -265,6 +266,7 @@ class _Pairs(NamedTuple):
   mask: jax.Array | None
   real: jax.Array
   normal: jax.Array | None
+  depth: jax.Array | None
   framing: jax.Array | None
 
 
@@ -372,9 +374,10 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
     source_light=by_face(views.light),
     target=target,
     target_light=by_face(views.light[::-1]),
-    mask=jnp.repeat(views.mask, 2, axis=0) if config.loss.masked else None,
+    mask=jnp.repeat(views.mask, 2, axis=0) if config.loss.masked or config.loss.depth else None,
     real=target if config.discriminator.real == "relit" else views.original,
     normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
+    depth=jnp.repeat(views.depth, 2, axis=0) if config.loss.depth else None,
     framing=jnp.repeat(views.framing, 2, axis=0) if config.loss.framing else None,
   )
 
@@ -403,10 +406,11 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     mutable=["batch_stats"],
   )
   terms = {}
+  mask = pairs.mask if weights.masked else None
   if weights.image:
-    terms["image"] = losses.image_l1(prediction=relit.luminance, target=pairs.target, mask=pairs.mask)
+    terms["image"] = losses.image_l1(prediction=relit.luminance, target=pairs.target, mask=mask)
   if weights.gradient:
-    terms["gradient"] = losses.gradient_l1(prediction=relit.luminance, target=pairs.target, mask=pairs.mask)
+    terms["gradient"] = losses.gradient_l1(prediction=relit.luminance, target=pairs.target, mask=mask)
   if weights.light:
     terms["light"] = losses.light_l2(prediction=relit.source_light, target=pairs.source_light)
   if stage.adversarial:
@@ -419,6 +423,9 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     target = _shrunk_to(relit.surface.normal, pairs.normal)
     target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
     terms["normal"] = losses.normal_cosine(prediction=relit.surface.normal, target=target)
+  if weights.depth:
+    depth, face = (_shrunk_to(relit.surface.depth, each) for each in (pairs.depth, pairs.mask))
+    terms["depth"] = losses.depth_l1(prediction=relit.surface.depth, target=depth, mask=face)
   if weights.framing:
     terms["framing"] = losses.framing_l1(prediction=relit.surface.framing, target=pairs.framing)
   loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))

@@ -65,8 +65,9 @@ def default_config() -> ConfigDict:
   loss.light = 1.0
   loss.adversarial = 0.5
   loss.feature = 0.5
-  # Of the normals, and of the place of the face, that a ratio network sees; with data.mode online, which has the truth.
+  # Of normals, depth and place of the face that a ratio network sees; with data.mode online, which has the truth.
   loss.normal = 0.0
+  loss.depth = 0.0
   loss.framing = 0.0
   loss.masked = False  # image and gradient terms on the face only
   loss.adversarial_from = 0  # first step of the adversarial terms
@@ -132,6 +133,7 @@ _NOT_NEGATIVE = (
   "loss.adversarial",
   "loss.feature",
   "loss.normal",
+  "loss.depth",
   "loss.framing",
   "data.tone",
   "optimizer.clip_norm",
@@ -197,7 +199,7 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
 def _check_ratio_network(config: ConfigDict) -> None:
   """Shape is learnt by the ratio network alone, from records that have it; its skip connections are all on."""
   ratio = config.network.name == "ratio"
-  for term in ("normal", "framing"):
+  for term in ("normal", "depth", "framing"):
     if config.loss[term] and not (ratio and config.data.mode == "online"):
       raise BadInput(
         f"config.loss.{term} is {config.loss[term]}: only with config.network.name ratio, data.mode online"

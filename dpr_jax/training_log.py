@@ -25,7 +25,7 @@ SAMPLES = "samples"
 # Of the numbers of a step: what the bar shows, and what stands first in the line above it.
 _IN_BAR = ("loss", "images_per_second", "skips_on")
 _FIRST = (
-  *("loss", "image", "gradient", "light", "adversarial", "feature", "normal", "framing", "discriminator"),
+  *("loss", "image", "gradient", "light", "adversarial", "feature", "normal", "depth", "framing", "discriminator"),
   *("images_per_second", "skips_on"),
 )
 

@@ -45,7 +45,7 @@ RELIT = "relit.png"
 
 _HELD_OUT = "validation"  # the split that is evaluated and shown
 _EVALUATED_FACES = 64  # in the evaluations of a run; evaluate.py takes all
-_TERMS = ("image", "gradient", "light", "adversarial", "feature", "normal", "framing", "discriminator")
+_TERMS = ("image", "gradient", "light", "adversarial", "feature", "normal", "depth", "framing", "discriminator")
 _SAMPLE_FACES = 4
 _RELIT_FACES = 6
 _SHOWN_SIDE = 256  # of a face in a picture, at most

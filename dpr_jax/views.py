@@ -47,6 +47,7 @@ class Views(NamedTuple):
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
     normal: as in `Faces`, where the views were made of them; None of stored pictures.
+    depth: likewise.
     framing: likewise.
   """
 
@@ -55,12 +56,13 @@ class Views(NamedTuple):
   mask: Array
   original: Array
   normal: Array | None = None
+  depth: Array | None = None
   framing: Array | None = None
 
 
 # Which axis of each field counts the faces.
 FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
-FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(normal=0, framing=0)  # of views that were made of `Faces`
+FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(normal=0, depth=0, framing=0)  # of views that were made of `Faces`
 
 
 class Lights(NamedTuple):
@@ -94,9 +96,9 @@ LAMP_AMBIENT_ROOT = (0.0, 0.8)
 LAMP_DC = (0.6, 0.9)
 LAMP_SOFTNESS = (0.1, 0.6)
 
-# Shading of a surface that faces a lamp, over the first coefficient: a photo whose own shading is 1 on average stays
-# below white under `sh.directional`.
-_FULL_SHADING = 1.65
+# Shading of a surface that faces a lamp, over the first coefficient: with that of `sh.directional`, 1.5 where a photo's
+# own shading is 1 on average. With less the lit side of a face gets no brighter than it was, and the whole too dark.
+_FULL_SHADING = 2.0
 
 
 def soft_lights(told: Array) -> Lights:
@@ -177,6 +179,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
     mask=faces.mask,
     original=faces.luminance,
     normal=faces.normal,
+    depth=faces.depth,
     framing=faces.framing,
   )
 

@@ -16,6 +16,7 @@ from dpr_jax.hourglass import (
   ALL_SKIPS,
   RATIO_OFFSET,
   STARTS_AT_ZERO,
+  DepthHead,
   HourglassNet,
   HourglassNet1024,
   Illumination,
@@ -251,6 +252,21 @@ def test_coloured_light(network):
 # The ratio network.
 
 
+def test_a_mirrored_face_has_mirrored_shape_and_light():
+  """After training; and each photo of a batch its own."""
+  network, variables = SMALL_RATIO, random_variables(SMALL_RATIO)
+  luminance, _ = photo_and_light(network)
+  seen, mirrored, alone = (
+    jax.device_get(apply(network, variables, photos, method="encode"))
+    for photos in (luminance, luminance[:, :, ::-1], luminance[1:])
+  )
+  np.testing.assert_allclose(mirrored.light, seen.light * sh.MIRROR, atol=1e-5)
+  np.testing.assert_allclose(mirrored.surface.normal, seen.surface.normal[:, :, ::-1] * [-1, 1, 1], atol=1e-4)
+  framing = seen.surface.framing * np.float32([1, -1, 1])
+  np.testing.assert_allclose(mirrored.surface.framing, framing, atol=1e-4)
+  np.testing.assert_allclose(alone.surface.normal, seen.surface.normal[1:], atol=1e-4)
+
+
 def test_the_ratio_network_is_encode_then_decode_too():
   network, variables = SMALL_RATIO, random_variables(SMALL_RATIO)
   luminance, light = photo_and_light(network)
@@ -263,7 +279,8 @@ def test_the_ratio_network_is_encode_then_decode_too():
   np.testing.assert_allclose(np.linalg.norm(surface.normal, axis=-1), 1, atol=1e-5)
   assert surface.normal[..., 1].max() < 0  # what one sees faces the camera
   assert surface.framing.shape == (2, 3)
-  assert [array.shape for array in surface[2:]] == [(2, 32, 16, channels) for channels in (3, 1, 2, 1)]
+  assert [array.shape for array in surface[2:6]] == [(2, 32, 16, channels) for channels in (3, 2, 1, 1)]
+  assert surface.own_log_ratio.shape == luminance.shape
   assert (relit.luminance.min() >= 0, relit.luminance.max() <= 1) == (True, True)
   other = apply(network, variables, encoding, light + 1, method="decode")
   assert np.abs(other - decoded).max() > 1e-3
@@ -289,6 +306,16 @@ def test_modules_that_start_at_zero_are_those_that_flax_starts_there():
   assert zero == set(STARTS_AT_ZERO)
 
 
+def test_under_its_own_light_a_photo_stays_as_it_is():
+  """After training, whatever was learnt."""
+  network, variables = SMALL_RATIO, random_variables(SMALL_RATIO)
+  luminance, _ = photo_and_light(network)
+  encoding = apply(network, variables, luminance, method="encode")
+  same = apply(network, variables, encoding, encoding.light, method="decode")
+  np.testing.assert_allclose(same, luminance, atol=1e-4)
+  assert np.abs(encoding.surface.own_log_ratio).max() > 0.01
+
+
 def test_before_training_the_photo_is_rendered_anew_and_its_own_light_changes_nothing():
   network, variables = SMALL_RATIO, untrained(SMALL_RATIO)
   luminance, light = photo_and_light(network)
@@ -310,6 +337,25 @@ def test_the_ratio_multiplies_the_photo():
   ratio = (one + RATIO_OFFSET) / (luminance + RATIO_OFFSET)
   np.testing.assert_allclose((other + RATIO_OFFSET) / (luminance[:, ::-1] + RATIO_OFFSET), ratio, rtol=1e-4)
   assert np.ptp(ratio) > 1e-3
+
+
+def test_depth_is_that_of_the_normals_and_a_mean_face_where_the_face_lies():
+  head, normal = DepthHead(), jnp.asarray(ball_normals(64))[None]
+  bump = np.zeros((64, 64, 1), np.float32)
+  bump[20:24, 40:44] = 0.1  # right of the middle and above it
+  flat = head.apply({"params": {"mean_face": 0 * bump}}, normal, jnp.array([[1.0, 0, 0]]))
+  np.testing.assert_array_equal(flat[..., 0], shadows.depth_of_normals(normal))
+  for factor, right, down in ((1.0, 0, 0), (1.0, -0.25, 0.125), (1.5, 0, 0)):
+    laid = head.apply({"params": {"mean_face": bump}}, normal, jnp.array([[factor, right, down]])) - flat
+    rows, columns = np.nonzero(np.asarray(laid[0, ..., 0]) > 0.05 * factor)
+    centre = (np.array([columns.mean(), rows.mean()]) + 0.5) / 32 - 1
+    np.testing.assert_allclose(centre, factor * (np.array([42, 22]) / 32 - 1) + (right, down), atol=0.03)
+    assert float(laid.max()) == pytest.approx(0.1 * factor, rel=1e-3)
+
+
+def ball_normals(size):
+  normal, _ = sh.sphere_normals(size)
+  return normal
 
 
 @pytest.mark.parametrize("lamp_share", [0.0, 1.0])

@@ -297,6 +297,22 @@ def test_normals_are_compared_by_the_cosine_of_their_angle():
     losses.normal_cosine(prediction=target[..., :2], target=target[..., :2])
 
 
+def test_depths_are_compared_on_the_face_wherever_it_lies():
+  rng = np.random.default_rng(0)
+  target, mask = np.float32(rng.random((2, 6, 5, 1))), np.float32(rng.random((2, 6, 5, 1)) > 0.5)
+  assert float(losses.depth_l1(prediction=target + 3, target=target, mask=mask)) == pytest.approx(0, abs=1e-6)
+  prediction = np.float32(rng.random((2, 6, 5, 1)))
+  expected = []
+  for one, other, face in zip(prediction, target, mask > 0, strict=True):
+    expected.append(np.abs((one - one[face].mean()) - (other - other[face].mean()))[face].mean())
+  assert float(losses.depth_l1(prediction=prediction, target=target, mask=mask)) == pytest.approx(np.mean(expected))
+  elsewhere = prediction + 9 * (1 - mask)
+  assert float(losses.depth_l1(prediction=elsewhere, target=target, mask=mask)) == pytest.approx(np.mean(expected))
+  assert float(losses.depth_l1(prediction=prediction, target=target, mask=0 * mask)) == 0
+  with pytest.raises(ValueError, match="depths must be"):
+    losses.depth_l1(prediction=target[0], target=target[0], mask=mask[0])
+
+
 def test_framings_are_compared_number_by_number():
   target = np.float32([[1, 0, 0], [1.2, 0.1, -0.1]])
   assert float(losses.framing_l1(prediction=target, target=target)) == 0

@@ -733,3 +733,11 @@ def test_sphere_normals_have_unit_length_at_every_size():
   for size in range(1, 130):
     normals, _ = sh_lib.sphere_normals(size)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-6)
+
+
+def test_a_mirror_exchanges_left_and_right():
+  directions = np.random.default_rng(0).normal(size=(50, 3))
+  directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+  np.testing.assert_allclose(
+    sh_lib.basis(directions * [-1, 1, 1]), sh_lib.basis(directions) * sh_lib.MIRROR, atol=1e-12
+  )

@@ -149,6 +149,7 @@ def test_first_views_are_photos_as_often_as_asked(share, relit_of_many):
   np.testing.assert_array_equal(views.original, faces.luminance)
   np.testing.assert_array_equal(views.mask, faces.mask)
   np.testing.assert_array_equal(views.normal, faces.normal)
+  np.testing.assert_array_equal(views.depth, faces.depth)
   np.testing.assert_array_equal(views.framing, faces.framing)
   relit = relit_under(faces, soft_lights(views.light))
   np.testing.assert_allclose(views.luminance[1], relit[1], atol=1e-4)
