@@ -35,9 +35,9 @@ _INTENSITY = flags.DEFINE_float("intensity", 1.0, "factor on the light (the auth
 _WEIGHTS = flags.DEFINE_string(
   "weights",
   None,
-  "official-512, official-1024, a .npz, .t7 or .pth file, or a workdir or checkpoint of train.py",
+  "default, official-512, official-1024, a .npz, .t7 or .pth file, or a workdir or checkpoint of train.py",
 )
-_SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees: 512 or 1024")
+_SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees; default: what it was trained at")
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")
 _NO_ALIGN = flags.DEFINE_bool("no_align", False, "resize the whole photo to the network, as the authors' demo does")
 _GRID = flags.DEFINE_bool("grid", False, "a contact sheet of several lights, with the lit spheres")

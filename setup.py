@@ -13,6 +13,7 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   packages=find_packages(include=["dpr_jax", "dpr_jax.*", "data_gen", "data_gen.*"]),
+  package_data={"dpr_jax": ["weights/*.npz", "web/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
@@ -47,9 +48,11 @@ setup(
     "tpu": ["jax[tpu]"],
     "tfds": ["tensorflow"],
     "beam": ["apache-beam>=2.70"],
-    "app": ["gradio"],
+    "app": ["gradio>=6.31"],
     "test": [
       "apache-beam>=2.70",
+      "gradio>=6.31",
+      "playwright>=1.60",
       "pyshtools",
       "pytest>=8",
       "pytest-xdist>=3.5",

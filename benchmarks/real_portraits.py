@@ -85,7 +85,7 @@ def main() -> None:
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--photos", default=f"{shared}/reference/dpr/obama.jpg,{shared}/photos", help="photos, folders")
   parser.add_argument("--held-out", type=Path, default=shared / "portraits" / "congress", help="a folder")
-  parser.add_argument("--weights", default="official-512", help="networks, as for relight.py")
+  parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
   parser.add_argument("--grid", type=Path, help="a picture to write")
   parser.add_argument("--faces", type=int, default=8, help="rows of the grid")
   parser.add_argument("--sheets", type=Path, help="a folder for large pictures")
@@ -130,13 +130,12 @@ def _report(networks, groups) -> None:
 
 def _draw_grid(networks, paths: Sequence[Path], target: Path) -> None:
   """Rows of a face under the lights, the networks below each other."""
-  lights = [parse_light(light) for light in GRID_LIGHTS]
   rows = []
   with FaceFinder() as finder:
     made = {name: dict(_portraits(params, paths, finder)) for name, params in networks.items()}
   for path in paths:
-    for by_path in made.values():
-      portrait = by_path[path]
+    for name, by_path in made.items():
+      portrait, lights = by_path[path], [parse_light(light, networks[name]) for light in GRID_LIGHTS]
       cells = [portrait.pixels, *(portrait.relight(light) for light in lights)]
       rows.append(np.hstack([_square(cell) for cell in cells]))
   spheres = [np.repeat(sh.sphere_picture(light, _GRID_SIDE // 2)[..., None], 3, axis=-1) for light in lights]
@@ -156,9 +155,9 @@ def _square(pixels: np.ndarray) -> np.ndarray:
 
 
 def _draw_sheets(networks, paths: Sequence[Path], folder: Path) -> None:
-  lights = [parse_light(light) for light in GRID_LIGHTS[:5]]
   with FaceFinder() as finder:
     for name, params in networks.items():
+      lights = [parse_light(light, params) for light in GRID_LIGHTS[:5]]
       for path, portrait in _portraits(params, paths, finder):
         cells = [portrait.pixels, *(portrait.relight(light) for light in lights)]
         sheet = contact_sheet([shrink(cell, _SHEET_SIDE) for cell in cells], [portrait.faces[0].source_light, *lights])

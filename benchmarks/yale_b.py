@@ -172,6 +172,7 @@ class RatioImage:
       normal=shape.normal[None],
       depth=shape.depth[None, ..., None],
       mask=np.ones((1, _SIDE, _SIDE, 1), np.float32),
+      framing=np.float32([[1, 0, 0]]),
       source_light=self.estimate(source, source)[None],
     )
     band1 = lights[:, [3, 1, 2]]
@@ -262,7 +263,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--data", type=Path, default=shared / "yale_b", help="the folder of subjects")
-  parser.add_argument("--weights", default="official-512", help="networks, as for relight.py")
+  parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
   parser.add_argument("--size", type=int, help="side of what networks see, where they were trained at another one")
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")

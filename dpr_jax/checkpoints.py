@@ -20,7 +20,10 @@ from dpr_jax.hourglass import NUM_LEVELS, network_for
 from dpr_jax.output_files import atomic_output
 from dpr_jax.skip_training import skips_on
 
+DEFAULT = "default"
 OFFICIAL = ("official-512", "official-1024")
+
+_PACKAGED = Path(__file__).with_name("weights") / "default.npz"
 
 _ARCHIVE = ".npz"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
@@ -37,12 +40,12 @@ def load_params(source: str | os.PathLike):
   """Weights of a relighting network.
 
   Args:
-    source: "official-512" or "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from
-      the authors' repository, or read from a folder of `DPR_ASSETS`); or the path of an archive that `save_params`
-      wrote (`.npz`), or of a PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a
-      training run, whose newest complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`):
-      the running mean of the weights, on whatever devices they were trained. "default" is this project's own, as soon
-      as the package brings them along.
+    source: "default", this project's own weights (in the package; Apache-2.0, see MODEL_CARD.md); or "official-512" or
+      "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from the authors' repository,
+      or read from a folder of `DPR_ASSETS`); or the path of an archive that `save_params` wrote (`.npz`), or of a
+      PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a training run, whose newest
+      complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running mean of the
+      weights, on whatever devices they were trained.
 
   Returns:
     `{"params": ..., "batch_stats": ...}`, float32, for the functions of `dpr_jax.relighting`.
@@ -51,13 +54,11 @@ def load_params(source: str | os.PathLike):
     BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
-  if name == "default":
-    raise BadInput(f"weights 'default': none are packaged yet; use one of {', '.join(OFFICIAL)}, or a file")
-  path = assets.asset_path(name) if name in OFFICIAL else Path(name)
+  path = assets.asset_path(name) if name in OFFICIAL else Path(_PACKAGED if name == DEFAULT else name)
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(OFFICIAL)}")
+    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join((DEFAULT, *OFFICIAL))}")
   if path.suffix == _ARCHIVE:
     variables = _read_archive(path)
   else:

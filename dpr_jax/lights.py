@@ -15,6 +15,7 @@ from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
 
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
+_MAX_ENVIRONMENT_PIXELS = 2**27
 _HDR_HEADER = 2**16  # bytes at most
 _NUMBER_SUFFIXES = (".txt", ".csv")
 _DEFAULT_AMBIENT = 0.3
@@ -68,7 +69,7 @@ def parse_light(text: str, params=None) -> np.ndarray:
       - a latitude-longitude environment map, `.hdr` or `.exr`, its centre straight behind the subject; scaled to the
         mean brightness that the networks were trained on;
       - a photo of a face, whose light is estimated by the network and transferred.
-    params: from `load_params`; needed for a photo only.
+    params: from `load_params`; needed for a photo only, but lamps are as bright as suits their network.
 
   Returns:
     `[9]` float32.
@@ -79,19 +80,25 @@ def parse_light(text: str, params=None) -> np.ndarray:
   text = text.strip()
   preset = PRESETS.get(text.lower().replace("_", "-").replace(" ", "-"))
   if preset is not None:
-    return _lamp(preset)
+    return lamp(preset, params)
   suffix = Path(text).suffix.lower()
   if suffix in _ENVIRONMENT_SUFFIXES:
-    return _from_environment(text)
+    return environment_light(text)
   if suffix in PHOTO_SUFFIXES:
     return _from_portrait(text, params)
   if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
     return _from_numbers(text)
-  return _lamp(_parse_direction(text))
+  return lamp(_parse_direction(text), params)
 
 
-def _lamp(light: Direction) -> np.ndarray:
-  return sh.directional(sh.direction(light.azimuth, light.elevation), light.ambient)
+def lamp(light: Direction, params=None) -> np.ndarray:
+  """`[9]` of a lamp with its even light, as bright as suits the network of `params`, or `sh.directional`."""
+  towards = sh.direction(light.azimuth, light.elevation)
+  if params is None:
+    return sh.directional(towards, light.ambient)
+  from dpr_jax.hourglass import network_for  # Flax takes half a second to import
+
+  return sh.directional(towards, light.ambient, network_for(params).lamp_dc)
 
 
 def _parse_direction(text: str) -> Direction:
@@ -146,8 +153,11 @@ def read_coefficients(path: str | os.PathLike) -> np.ndarray:
   return numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9)
 
 
-def _from_environment(path: str) -> np.ndarray:
-  panorama = read_environment(path)
+def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS) -> np.ndarray:
+  """The light `[9]` of an environment map, as `parse_light` makes it; arguments and errors of `read_environment`, and
+  BadInput for a black map.
+  """
+  panorama = read_environment(path, max_pixels)
   brightest = panorama.max()
   if brightest == 0:
     raise BadInput(f"{path}: the environment map is black")
@@ -157,7 +167,7 @@ def _from_environment(path: str) -> np.ndarray:
   return sh.normalise(light)
 
 
-def read_environment(path: str | os.PathLike, max_pixels: int = 2**27) -> np.ndarray:
+def read_environment(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS) -> np.ndarray:
   """A `.hdr` or `.exr` environment map as linear radiance, float32, `[H, W, 3]` RGB or `[H, W]`.
 
   Args:

@@ -21,6 +21,13 @@ _BT709 = 1
 _LIMITED_RANGE = 1
 
 
+def astronaut() -> np.ndarray:
+  """Head and shoulders of scikit-image's astronaut (NASA, public domain), `[300, 300, 3]` uint8."""
+  from skimage import data  # a second to import
+
+  return np.ascontiguousarray(data.astronaut()[:300, 70:370])
+
+
 def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:
   """A picture `[H, W]` or `[H, W, 3]` made no larger than `longest_side`; never enlarged."""
   scale = longest_side / max(pixels.shape[:2])

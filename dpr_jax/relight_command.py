@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dpr_jax import pictures, sh
-from dpr_jax.checkpoints import OFFICIAL, load_params
+from dpr_jax.checkpoints import DEFAULT, load_params
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import FaceFinder
 from dpr_jax.hourglass import network_for
@@ -29,7 +29,6 @@ _SHEET_CELL_SIDE = 512
 _FILM_SIDE = 1080
 _FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
 _FILM_FPS = (10, 30)
-_DEMO_CROP = (slice(0, 300), slice(70, 370))  # head and shoulders
 _WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _FILM_SUFFIXES = (".mp4", ".gif")
 _LIGHT_MISSING = "--light is missing: a preset, azimuth,elevation, a file or a photo"
@@ -42,7 +41,7 @@ class Options:
 
   Attributes:
     lights: as for `parse_light`.
-    weights: as for `load_params`, or None: the official network of `size`.
+    weights: as for `load_params`, or None: this project's own.
     size: side of the network's square, or None: the one the weights were trained at.
     strength: exponent of the ratio.
     intensity: factor on the light.
@@ -66,7 +65,7 @@ class Options:
     if not 0 < self.intensity <= 10:
       raise BadInput(f"--intensity {self.intensity:g}: must be above 0, at most 10")
     if self.size is not None and not 256 <= self.size <= 2048:
-      raise BadInput(f"--size {self.size}: must lie in 256 to 2048; the networks were trained at 512 and 1024")
+      raise BadInput(f"--size {self.size}: must lie in 256 to 2048; the networks were trained at 256, 512 and 1024")
     if self.face is not None and self.face < 1:
       raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
     if self.face is not None and not self.align:
@@ -83,7 +82,7 @@ class Studio:
 
   def __init__(self, options: Options):
     self._options = options
-    weights = options.weights or OFFICIAL[0 if options.size is None or options.size < 1024 else 1]
+    weights = options.weights or DEFAULT
     self._params = load_params(weights)
     network = network_for(self._params)
     if not network.gray:
@@ -287,11 +286,8 @@ def _check_turn(frames: int | None) -> None:
 
 def demo(options: Options, folder: Path) -> None:
   """Relights scikit-image's astronaut: a photo and a contact sheet, which replace those of an earlier demo."""
-  from skimage import data
-
-  astronaut = np.ascontiguousarray(data.astronaut()[_DEMO_CROP])
   with Studio(dataclasses.replace(options, lights=options.lights or _DEMO_LIGHTS)) as studio:
-    encoded = studio.encode(astronaut, "astronaut")
+    encoded = studio.encode(pictures.astronaut(), "astronaut")
     relit = studio.relight(encoded, studio.lights[0])
     write_photo(folder / "astronaut_relit.png", Photo(relit), overwrite=True)
     write_photo(folder / "astronaut_sheet.png", Photo(_sheet(studio, encoded)), overwrite=True)

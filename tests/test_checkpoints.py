@@ -70,9 +70,13 @@ def test_a_file(tmp_path, network_class, sh, file_format):
 
 def test_names():
   assert set(OFFICIAL) <= set(assets.ASSETS)
-  message = refusal("default")
-  assert message.startswith("weights 'default': none are packaged yet")
-  assert all(name in message for name in OFFICIAL)
+
+
+def test_the_weights_of_the_package_need_nothing_else(monkeypatch):
+  monkeypatch.setattr(assets, "asset_path", lambda name: pytest.fail(f"asks for {name}"))
+  params = load_params("default")
+  assert tree_of(params) == init_tree(RatioHourglassNet())
+  assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
 
 
 def ratio_variables():

@@ -82,7 +82,7 @@ def test_help_needs_no_heavy_import(start, fakes):  # noqa: F811
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--weights=none.t7"], "weights 'none.t7': no such file or training run; known names are official-512"),
+    (["--weights=none.t7"], "weights 'none.t7': no such file or training run; known names are default, official-512"),
     (["--weights=."], ".: holds no complete checkpoint of train.py"),
     (["--weights=identity", "--split=train"], "{folder}: holds no dpr-train.tfrecord-*"),
   ],

@@ -1,6 +1,7 @@
 """Every light is judged by the sphere it shades, or by numbers worked out here."""
 
 import cv2
+import jax
 import numpy as np
 import OpenEXR
 import pytest
@@ -35,7 +36,6 @@ SIDES = {
   "flat": (0, 0),
 }
 # The harmonics that are odd in x (x, xy and xz) change sign in a mirror.
-MIRROR = np.array([1, 1, 1, -1, -1, 1, 1, -1, 1], np.float32)
 NUMBERS = np.array([0.8, -0.31, 0.125, 0.2, 1e-3, -0.04, 7e-2, 0.055, -0.061], np.float32)
 COLOURS = np.arange(27, dtype=np.float32).reshape(3, 9) / 8 - 1  # red, green, blue
 LUMA = [0.299, 0.587, 0.114]
@@ -115,7 +115,7 @@ def test_presets_light_the_side_they_name(name):
   ],
 )
 def test_mirrored_presets_are_mirror_images(name, mirrored):
-  np.testing.assert_allclose(parse_light(mirrored), parse_light(name) * MIRROR, atol=1e-6)
+  np.testing.assert_allclose(parse_light(mirrored), parse_light(name) * sh.MIRROR, atol=1e-6)
 
 
 @pytest.mark.parametrize("spelling", ["left-top", "Left-Top", "LEFT_TOP", "left top", "  left-top\n"])
@@ -496,3 +496,16 @@ def test_a_map_that_is_too_large_is_refused_by_its_header(tmp_path, monkeypatch,
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decodes"))
   with pytest.raises(BadInput, match=r"map\.\w+: 16 x 8 pixels are more than the 127 allowed"):
     read_environment(path, max_pixels=127)
+
+
+@pytest.mark.parametrize(("network", "dc"), [(hourglass.HourglassNet, 0.75), (hourglass.RatioHourglassNet, 0.95)])
+def test_lamps_are_as_bright_as_suits_the_network(network, dc):
+  network = network(base_filters=2, light_channels=3)
+  shapes = jax.eval_shape(
+    network.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 128, 128, 1), np.float32),
+    jax.ShapeDtypeStruct((1, 9), np.float32),
+  )
+  light = parse_light("left", shapes)
+  np.testing.assert_allclose(light, parse_light("left") * (dc / 0.75), rtol=1e-6)

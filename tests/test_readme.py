@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import cv2
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from conftest import ROOT
 from data_gen.export import export
 from data_gen.synthesis import Settings
 from dpr_jax.checkpoints import load_params
+from dpr_jax.pictures import write_films
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -57,6 +59,8 @@ def desk(shared, tmp_path_factory):
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
   (folder / "light.txt").write_bytes(shared("reference/dpr/example_light/rotate_light_00.txt").read_bytes())
+  frames = [cv2.cvtColor(small, cv2.COLOR_BGR2RGB)] * 3
+  write_films(folder / "in.mp4", folder / "in.gif", frames, 10)
   (folder / "lights").mkdir()
   (folder / "lights" / "room.txt").write_text("0.8 0.1 0.1 0 0 0 0 0 0")
   shared("models/face_landmarker.task")
@@ -103,6 +107,9 @@ def test_relight_command(command, desk):
   out = desk / flags_of(command)["out"]
   if out.is_dir():
     assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "two.png"]
+  elif "video" in flags_of(command):
+    with av.open(out) as film:
+      assert len(list(film.decode(video=0))) == 3
   elif "rotate" in flags_of(command):
     assert out.stat().st_size > 0
     assert out.with_suffix(".gif").stat().st_size > 0
