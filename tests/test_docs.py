@@ -22,7 +22,6 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from dpr_jax import checkpoints, command_line
-from dpr_jax.errors import BadInput
 from dpr_jax.records import split_of
 from dpr_jax.training_config import default_config
 
@@ -31,9 +30,9 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 README = "../README.md"
 LINKED = PAGES | {README: (ROOT / "README.md").read_text(encoding="utf-8")}
 
-ENTRIES = ("relight.py", "export_dataset.py", "train.py", "evaluate.py", "export_weights.py")
+ENTRIES = ("relight.py", "export_dataset.py", "train.py", "evaluate.py", "export_weights.py", "app.py")
 # Written by this project's other programs, or by scripts that are older than make_pictures.py.
-OLDER_PICTURES = {"gallery.jpg", "dataset_page.jpg", "learning.jpg"}
+OLDER_PICTURES = {"gallery.jpg", "dataset_page.jpg", "learning.jpg", "comparison.jpg", "web_app.jpg"}
 
 
 class Block(NamedTuple):
@@ -54,7 +53,8 @@ def blocks_of(page: str) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+# Clients of a running server are tried by test_web_app.py.
+PYTHON = [block for block in BLOCKS if block.language == "python" and "gradio_client" not in block.text]
 # What a `bash` block shows is run here; what a `console` block shows needs other machines, or days.
 RUNNABLE, PLANNED = (
   [(block, line) for block in BLOCKS if block.language == language for line in block.text.splitlines() if line]
@@ -217,7 +217,6 @@ def desk(shared, tmp_path_factory):
   portrait = np.ascontiguousarray(data.astronaut()[:300, 70:370, ::-1])
   assert cv2.imwrite(str(folder / "portrait.jpg"), portrait)
   assert cv2.imwrite(str(folder / "other_portrait.jpg"), np.ascontiguousarray(portrait[:, ::-1]))
-  weights_at_hand(shared)
   panorama = np.full((16, 32, 3), 0.2, np.float32)
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
@@ -234,14 +233,6 @@ def desk(shared, tmp_path_factory):
       if block.language == "python" and re.search(r"window\.hdr|drawn\.txt", block.text):
         execute(block)
   return folder
-
-
-def weights_at_hand(shared) -> None:
-  """Skips where neither this project's own weights nor the official ones are at hand; relight.py uses one of them."""
-  try:
-    checkpoints.load_params("default")
-  except BadInput:
-    shared("reference/dpr/trained_model_03.t7")
 
 
 @pytest.fixture(scope="module")
@@ -397,8 +388,8 @@ def test_python(block, request, tmp_path, monkeypatch, capsys):
   if "metrics.jsonl" in block.text:
     monkeypatch.chdir(tmp_path)
     pretend_run(Path("run"))
-  if 'load_params("' in block.text:
-    stand_in_for_weights(request.getfixturevalue("shared"), monkeypatch)
+  if 'load_params("run' in block.text:
+    stand_in_for_a_run(monkeypatch)
   execute(block)
   said = capsys.readouterr().out
   assert ("print(" in block.text) == bool(said)
@@ -414,19 +405,10 @@ def pretend_run(workdir: Path) -> None:
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def stand_in_for_weights(shared, monkeypatch) -> None:
-  """Weights that are not here yet, or take minutes to train, are stood in for by the official ones."""
+def stand_in_for_a_run(monkeypatch) -> None:
+  """Weights that take minutes to train are stood in for by those of the package."""
   load = checkpoints.load_params
-
-  def stand_in(source):
-    try:
-      return load(source)
-    except BadInput:
-      assert source in ("default", "run")
-      shared("reference/dpr/trained_model_03.t7")
-      return load("official-512")
-
-  monkeypatch.setattr(checkpoints, "load_params", stand_in)
+  monkeypatch.setattr(checkpoints, "load_params", lambda source: load("default" if source == "run" else source))
 
 
 @pytest.mark.slow
@@ -521,7 +503,8 @@ def test_pictures_are_small_and_each_is_shown(make_pictures):
   made = set(make_pictures.PICTURES)
   sizes = {path.name: path.stat().st_size for path in DOCS.iterdir() if path.suffix in (".jpg", ".png")}
   assert set(sizes) == made | OLDER_PICTURES
-  assert max(sizes.values()) < 150_000
+  assert max(sizes[name] for name in made) < 150_000
+  assert max(sizes.values()) < 400_000
   assert sum(sizes[name] for name in made) < 700_000
   for name in made:
     assert any(f"]({name})" in text for text in PAGES.values()), name

@@ -1,0 +1,50 @@
+"""Serves the web app: drag the light, see the face change.
+
+python app.py
+python app.py --port=8080 --weights=default,official-512
+python app.py --host=0.0.0.0 --max_megapixels=24
+
+The page listens on this machine alone unless --host says otherwise. It needs Gradio: pip install "dpr_jax[app]".
+"""
+
+import importlib.util
+import signal
+import threading
+
+from absl import flags
+
+from dpr_jax import command_line
+from dpr_jax.errors import BadInput
+
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at; 0.0.0.0 is reached from other machines")
+_PORT = flags.DEFINE_integer("port", None, "where to listen; default: the first free one from 7860 on")
+_WEIGHTS = flags.DEFINE_list("weights", ["default"], "what can be chosen, as for relight.py; the first is the default")
+_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 40, "of a file that is uploaded", lower_bound=1)
+_MAX_MEGAPIXELS = flags.DEFINE_integer("max_megapixels", 50, "of a photo that is decoded", lower_bound=1)
+_WAITING = flags.DEFINE_integer("waiting", 32, "how many requests may wait; two are worked on", lower_bound=1)
+
+
+def main() -> None:
+  if importlib.util.find_spec("gradio") is None:
+    raise BadInput('the web app needs Gradio: pip install "dpr_jax[app]"')
+  if not _WEIGHTS.value:
+    raise BadInput("--weights names none")
+  command_line.enable_compilation_cache()
+  from dpr_jax import web_app  # seconds, which --help doesn't cost
+  from dpr_jax.relight_service import RelightService
+
+  stop = threading.Event()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stop.set())
+  with (
+    RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000) as service,
+    web_app.serving(
+      service, _HOST.value, _PORT.value, max_megabytes=_MAX_MEGABYTES.value, waiting=_WAITING.value
+    ) as address,
+  ):
+    print(f"serving at {address}", flush=True)
+    stop.wait()
+
+
+if __name__ == "__main__":
+  command_line.run(main)

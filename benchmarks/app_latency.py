@@ -1,0 +1,132 @@
+"""How long a person waits for the web app: one who uploads a photo, and some who move its light at the same time.
+
+python benchmarks/app_latency.py
+python benchmarks/app_latency.py --users=1,4 --seconds=60 --weights=official-512
+
+The first table is of one process: all that a new photo takes, and what a new light for it takes (a photo of 512 pixels
+to a side, medians of runs in turn). The second is over HTTP on loopback, the server (`app.py`) in a process of its own:
+every user moves the light of a photo of their own as fast as answers come, and each answer is a picture. The last one
+is memory: of the server at rest, at its highest, and after all requests, each tenth of them with a new photo.
+"""
+
+import concurrent.futures
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import gradio_client
+import numpy as np
+from absl import app, flags
+from skimage import data
+
+from dpr_jax import web_app
+from dpr_jax.lights import Direction
+from dpr_jax.photo import Photo, write_photo
+from dpr_jax.relight_service import RelightService, Wish
+
+_WEIGHTS = flags.DEFINE_string("weights", "default", "as for app.py")
+_USERS = flags.DEFINE_list("users", ["1", "4"], "how many at a time")
+_SECONDS = flags.DEFINE_float("seconds", 60, "for each number of users")
+_RUNS = flags.DEFINE_integer("runs", 15, "of the first table")
+_REQUESTS = flags.DEFINE_integer("requests", 200, "of the third")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def portrait(number: int) -> np.ndarray:
+  """The astronaut, `[512, 512, 3]`, another file for every number."""
+  pixels = data.astronaut().copy()
+  pixels[-1, number % 512] = number // 512
+  return pixels
+
+
+def one_process(folder: Path) -> None:
+  moves, whole = [], []
+  with RelightService((_WEIGHTS.value,)) as service:
+    for k in range(_RUNS.value + 1):
+      path, wish = folder / f"one_{k}.png", Wish(Direction(-60 + 8 * k, 20))
+      write_photo(path, Photo(portrait(k)))
+      begin = time.perf_counter()
+      service.relight_for_screen(path, wish)
+      whole.append(time.perf_counter() - begin)
+      begin = time.perf_counter()
+      service.relight_for_screen(path, Wish(Direction(60 - 8 * k, 10)))
+      moves.append(time.perf_counter() - begin)
+  whole, moves = (statistics.median(times[1:]) for times in (whole, moves))  # the first ones compile
+  print(f"{_WEIGHTS.value}, photo of 512 pixels  |  ms")
+  print(f"a new photo (read, find, encode, decode, carry)  |  {1000 * whole:.0f}")
+  print(f"a new light (decode, carry)  |  {1000 * moves:.0f}  |  {moves / whole:.2f} of it\n")
+
+
+def ask(client: gradio_client.Client, photo: Path, azimuth: float) -> float:
+  """Seconds until the picture is there."""
+  begin = time.perf_counter()
+  client.predict(
+    gradio_client.handle_file(str(photo)), web_app.LAMP, azimuth, 20, 0.3, None, None, 1, 6504, _WEIGHTS.value,
+    web_app.ALL_FACES, api_name="/preview",
+  )  # fmt: skip
+  return time.perf_counter() - begin
+
+
+def person(address: str, folder: Path, number: int, until: float) -> tuple[list[float], int]:
+  """Latencies, and how many requests failed."""
+  photo = folder / f"person_{number}.png"
+  write_photo(photo, Photo(portrait(1000 + number)), overwrite=True)
+  client, times, failed = gradio_client.Client(address, verbose=False), [], 0
+  while time.monotonic() < until:
+    try:
+      times.append(ask(client, photo, 90 * np.sin(len(times))))
+    except Exception as error:
+      failed += 1
+      print(f"failed: {error}", file=sys.stderr)
+  return times[1:], failed
+
+
+def over_http(address: str, folder: Path) -> None:
+  print("users  |  answers  |  failed  |  a second  |  ms: median  |  90%  |  99%  |  longest")
+  for users in map(int, _USERS.value):
+    with concurrent.futures.ThreadPoolExecutor(users) as threads:
+      until = time.monotonic() + _SECONDS.value
+      people = list(threads.map(person, [address] * users, [folder] * users, range(users), [until] * users))
+    times = 1000 * np.concatenate([times for times, _ in people])
+    failed = sum(failed for _, failed in people)
+    shares = "  |  ".join(f"{np.percentile(times, share):.0f}" for share in (50, 90, 99, 100))
+    print(f"{users}  |  {len(times)}  |  {failed}  |  {len(times) / _SECONDS.value:.1f}  |  {shares}", flush=True)
+
+
+def memory(process: subprocess.Popen, name: str) -> float:
+  """MiB."""
+  status = Path(f"/proc/{process.pid}/status").read_text()
+  return int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024
+
+
+def main(_) -> None:
+  with tempfile.TemporaryDirectory() as folder:
+    folder = Path(folder)
+    one_process(folder)
+    command = [sys.executable, _ROOT / "app.py", f"--weights={_WEIGHTS.value}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as server:
+      try:
+        address = re.search(r"http\S+", server.stdout.readline())[0]
+        at_rest = memory(server, "VmRSS")
+        over_http(address, folder)
+        client = gradio_client.Client(address, verbose=False)
+        first = None
+        for k in range(_REQUESTS.value):
+          photo = folder / f"memory_{k // 10}.png"
+          write_photo(photo, Photo(portrait(5000 + k // 10)), overwrite=True)
+          ask(client, photo, k)
+          first = memory(server, "VmRSS") if k == 9 else first
+        after = memory(server, "VmRSS")
+        print(f"\nserver, MiB  |  at rest {at_rest:.0f}  |  highest {memory(server, 'VmHWM'):.0f}  |  after 10 more "
+              f"requests {first:.0f}  |  after {_REQUESTS.value} {after:.0f}")  # fmt: skip
+      finally:
+        server.send_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,358 @@
+"""The web app: drag the light, see the face change. And the same over HTTP, for other programs."""
+
+import contextlib
+import functools
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from gradio_client.utils import is_http_url_like
+
+from dpr_jax import pictures
+from dpr_jax.color import NEUTRAL
+from dpr_jax.errors import BadInput
+from dpr_jax.lights import PRESETS, Direction
+from dpr_jax.output_files import atomic_output
+from dpr_jax.photo import Photo, write_photo
+from dpr_jax.relight_service import RelightService, Wish
+
+LAMP, MAP, PORTRAIT = "a lamp", "an environment map", "another portrait"
+ALL_FACES = "all faces"
+
+_WEB = Path(__file__).with_name("web")
+_START = "left"  # the preset of the first view
+_FRAMES, _FPS, _FILM_SIDE = 60, 15, 720
+_FILM_SECONDS = 300  # that a film may take
+_KEPT_SECONDS = 3600  # of files that were uploaded or made
+
+
+def uploads_alone(component: gr.Image | gr.File) -> gr.Image | gr.File:
+  """The component, which from now on hands its file on as a path, undecoded, and takes only what was uploaded to it.
+
+  Gradio's own would decode photos of any size, and fetch what lies at an address. (No subclass: of those Gradio writes
+  a file beside their module.)
+  """
+  move = component.async_move_resource_to_block_cache
+
+  async def move_upload(path):
+    if path is not None and is_http_url_like(str(path)):
+      raise gr.Error("upload the file itself, not its address", print_exception=False)
+    return await move(path)
+
+  component.async_move_resource_to_block_cache = move_upload
+  component.preprocess = lambda payload: None if payload is None or payload.path is None else Path(payload.path)
+  return component
+
+
+def light_sphere(value: dict, *, caption: str, movable: bool, width: int, elem_id: str) -> gr.HTML:
+  """A sphere lit by a light; a movable one gives the direction of the lamp that a person has dragged over it.
+
+  Its value is `{"azimuth", "elevation", "ambient", "lamp", "sh"}`: degrees, a share, whether it is a lamp, and the nine
+  numbers of the light.
+  """
+  return gr.HTML(
+    value,
+    html_template=(_WEB / "light_sphere.html").read_text(),
+    css_template=(_WEB / "light_sphere.css").read_text(),
+    js_on_load=(_WEB / "light_sphere.js").read_text(),
+    caption=caption,
+    movable=movable,
+    width=width,
+    tabindex=0 if movable else -1,
+    role="slider" if movable else "img",
+    aria="where the lamp is; arrow keys move it" if movable else caption,
+    elem_id=elem_id,
+  )
+
+
+def _sphere(direction: Direction, light: np.ndarray, lamp: bool = True) -> dict:
+  numbers = {"azimuth": direction.azimuth, "elevation": direction.elevation, "ambient": direction.ambient}
+  return numbers | {"lamp": lamp, "sh": [float(number) for number in light]}
+
+
+def _tell(handler: Callable) -> Callable:
+  """What cannot be used is told to the person who asked, without the folders of this machine; nobody else notices."""
+
+  @functools.wraps(handler)
+  def told(*arguments, **options):
+    try:
+      return handler(*arguments, **options)
+    except BadInput as error:
+      message = str(error)
+      for path in (each for each in arguments if isinstance(each, Path)):
+        message = message.replace(str(path), path.name)
+      raise gr.Error(message, duration=10, print_exception=False) from None
+
+  return told
+
+
+class _Handlers:
+  """What happens when something is clicked, moved or asked for over HTTP.
+
+  Each takes, in this order, what `build` lists as wishes: photo, kind of light, azimuth, elevation, ambient,
+  environment map, reference portrait, strength, colour temperature, weights, face.
+  """
+
+  def __init__(self, service: RelightService, folder: Path):
+    self._service, self._folder = service, folder
+
+  def look(self, photo: Path | None):
+    """Which faces can be chosen."""
+    count = 0 if photo is None else self._service.count_faces(photo)
+    choices = [ALL_FACES, *(f"face {k}" for k in range(1, count + 1))] if count > 1 else [ALL_FACES]
+    return gr.Dropdown(choices=choices, value=ALL_FACES, visible=count > 1, allow_custom_value=True)
+
+  def show(self, *wishes):
+    """Before and after, the target light and the source light; nothing while there is no photo."""
+    if wishes[0] is None:
+      return gr.skip(), gr.skip(), gr.skip()
+    photo, wish, weights, face = self._read(*wishes)
+    light = self._service.light(wish, weights)
+    relit = self._service.relight_for_screen(photo, wish, weights, face)
+    source = self._service.source_light(photo, weights, face)
+    is_lamp = wish.environment is None and wish.reference is None
+    return (
+      (self._service.screen_photo(photo), relit),
+      _sphere(wish.direction, light, is_lamp),
+      _sphere(wish.direction, source, False),
+    )
+
+  def drag(self, value, *wishes):
+    """The lamp has been dragged: what tells of the lamp, the pictures, the source light. The sphere itself has moved
+    on in the meantime.
+    """
+    photo, _, _, _, *rest = wishes
+    if not isinstance(value, dict):
+      raise BadInput("light: not a place on the sphere")
+    azimuth, elevation = value.get("azimuth"), value.get("elevation")
+    shown, _, source = self.show(photo, LAMP, azimuth, elevation, *rest)
+    return LAMP, azimuth, elevation, shown, source
+
+  def choose(self, preset: str, *wishes):
+    """One of the named lights: `show`, and what tells of the lamp."""
+    photo, _, _, _, _, *rest = wishes
+    if preset not in PRESETS:
+      raise BadInput(f"light {preset!r}: none of {', '.join(PRESETS)}")
+    direction = PRESETS[preset]
+    return LAMP, *direction, *self.show(photo, LAMP, *direction, *rest)
+
+  def relight(self, *wishes) -> str:
+    """The photo in full resolution, as a file of its own kind."""
+    photo, wish, weights, face = self._read(*wishes)
+    relit = self._service.relight(photo, wish, weights, face)
+    suffix = photo.suffix.lower() if photo.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff") else ".png"
+    path = self._new_path(f"{photo.stem}_relit{suffix}")
+    write_photo(path, relit)
+    return str(path)
+
+  def turn(self, *wishes, progress=gr.Progress()):  # noqa: B008 - by which Gradio knows who wants to report
+    """Films of the light going round: the MP4, and the GIF."""
+    photo, wish, weights, face = self._read(*wishes)
+    mp4, gif = (self._new_path(f"{photo.stem}_turn{suffix}") for suffix in (".mp4", ".gif"))
+    until = time.monotonic() + _FILM_SECONDS
+
+    def frames() -> Iterator[np.ndarray]:
+      turning = self._service.turn(photo, wish, _FRAMES, weights, face)
+      for frame in progress.tqdm(turning, total=_FRAMES, desc="turning the light", unit="frames"):
+        if time.monotonic() > until:
+          raise BadInput(f"{photo.name}: the film has taken more than {_FILM_SECONDS} seconds")
+        yield pictures.shrink(frame, _FILM_SIDE)
+
+    with atomic_output(mp4) as mp4_aside, atomic_output(gif) as gif_aside:
+      pictures.write_films(mp4_aside, gif_aside, frames(), _FPS)
+    return str(mp4), str(gif)
+
+  def _new_path(self, name: str) -> Path:
+    """In the folder from which Gradio serves files, where nobody can guess it."""
+    path = self._folder / secrets.token_hex(16) / name
+    path.parent.mkdir()
+    return path
+
+  def _given(self, photo: Path | None) -> Path:
+    if photo is None:
+      raise BadInput("there is no photo yet: upload one, paste one, or take one with the camera")
+    return photo
+
+  def _read(
+    self, photo, kind, azimuth, elevation, ambient, environment, reference, strength, kelvin, weights, face
+  ) -> tuple[Path, Wish, str, int | None]:
+    if kind == MAP and environment is None:
+      raise BadInput("upload an environment map first (.hdr or .exr)")
+    if kind == PORTRAIT and reference is None:
+      raise BadInput("upload the portrait whose light you want first")
+    wish = Wish(
+      Direction(azimuth, elevation, ambient),
+      environment if kind == MAP else None,
+      reference if kind == PORTRAIT else None,
+      strength,
+      kelvin,
+    )
+    number = str(face or ALL_FACES).removeprefix("face ")
+    if number != ALL_FACES and not number.isdecimal():
+      raise BadInput(f"face {face!r}: {ALL_FACES}, or face 1, face 2, ...")
+    return self._given(photo), wish, weights, None if number == ALL_FACES else int(number)
+
+
+def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
+  """The page.
+
+  Args:
+    service: what relights.
+    folder: Gradio's own (`GRADIO_TEMP_DIR`), from which it serves files.
+    example: the photo that is there at first.
+  """
+  handlers, start = _Handlers(service, folder), PRESETS[_START]
+  unlit = _sphere(start, np.eye(9)[0])
+  with gr.Blocks(title="Portrait relighting", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
+    gr.Markdown("## Drag the light, see the face change")
+    with gr.Row(elem_id="studio"):
+      with gr.Column(scale=2, min_width=300):
+        photo = uploads_alone(
+          gr.Image(str(example), label="Photo", sources=["upload", "clipboard", "webcam"], height=220, elem_id="photo")
+        )
+        with gr.Row():
+          target = light_sphere(unlit, caption="new light: drag it", movable=True, width=230, elem_id="target")
+          source = light_sphere(unlit, caption="light of the photo", movable=False, width=110, elem_id="source")
+        preset = gr.Dropdown(list(PRESETS), value=_START, label="Named lights", elem_id="preset")
+        ambient = gr.Slider(0, 1, start.ambient, step=0.01, label="Light from everywhere", elem_id="ambient")
+        strength = gr.Slider(0, 2, 1.0, step=0.01, label="Strength", elem_id="strength")
+        kelvin = gr.Slider(
+          2000, 12_000, NEUTRAL, step=4, label="Colour of the lamp, kelvin (6504: as the photo is)", elem_id="kelvin"
+        )
+        # Of a program that has not asked which faces there are, any is taken and looked at.
+        face = gr.Dropdown(
+          [ALL_FACES], value=ALL_FACES, label="Which face", visible=False, allow_custom_value=True, elem_id="face"
+        )
+        with gr.Accordion("Other lights", open=False):
+          kind = gr.Radio([LAMP, MAP, PORTRAIT], value=LAMP, label="Light from", elem_id="kind")
+          environment = uploads_alone(
+            gr.File(
+              label="Environment map (.hdr, .exr)", file_types=[".hdr", ".exr"], height=110, elem_id="environment"
+            )
+          )
+          reference = uploads_alone(
+            gr.Image(
+              label="Light like in this portrait", sources=["upload", "clipboard"], height=160, elem_id="reference"
+            )
+          )
+        with gr.Accordion("More", open=False):
+          with gr.Row():
+            azimuth = gr.Number(start.azimuth, label="Azimuth, degrees left", elem_id="azimuth")
+            elevation = gr.Number(start.elevation, label="Elevation, degrees up", elem_id="elevation")
+          weights = gr.Dropdown(list(service.weights), value=service.weights[0], label="Weights", elem_id="weights")
+      with gr.Column(scale=3, min_width=320):
+        result = gr.ImageSlider(
+          label="Before and after",
+          format="jpeg",
+          max_height=720,
+          slider_position=30,
+          interactive=False,
+          elem_id="result",
+        )
+        with gr.Row():
+          save = gr.Button("Full resolution", variant="primary", elem_id="save")
+          film = gr.Button("Turn the light (60 frames)", elem_id="film")
+        with gr.Column(visible=False) as photo_made:
+          saved = gr.File(label="The photo, relit, in full resolution", elem_id="saved")
+        with gr.Column(visible=False) as films_made:
+          movie = gr.Video(label="The light going round", autoplay=True, loop=True, elem_id="movie")
+          animation = gr.File(label="The same as a GIF", elem_id="animation")
+
+    wishes = [photo, kind, azimuth, elevation, ambient, environment, reference, strength, kelvin, weights, face]
+    shown = [result, target, source]
+    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    show = _tell(handlers.show)
+    page.load(show, wishes, shown, api_visibility="private")
+    photo.input(_tell(handlers.look), photo, face, api_visibility="private").success(
+      show, wishes, shown, api_visibility="private"
+    )
+    target.input(_tell(handlers.drag), [target, *wishes], [kind, azimuth, elevation, result, source], **quiet)
+    preset.input(_tell(handlers.choose), [preset, *wishes], [kind, azimuth, elevation, ambient, *shown], **quiet)
+    for component in (ambient, kelvin, kind, weights, face):
+      component.input(show, wishes, shown, **quiet)
+    strength.input(show, wishes, shown, **quiet | {"api_visibility": "public"}, api_name="preview")
+    for component in (azimuth, elevation):
+      component.submit(show, wishes, shown, **quiet)
+    for component, kind_of_light in ((environment, MAP), (reference, PORTRAIT)):
+      component.upload(lambda kind_of_light=kind_of_light: kind_of_light, None, kind, api_visibility="private").then(
+        show, wishes, shown, **quiet
+      )
+
+    made = save.click(_tell(handlers.relight), wishes, saved, api_name="relight")
+    filmed = film.click(_tell(handlers.turn), wishes, [movie, animation], api_name="turn", concurrency_limit=1)
+    for event, place in ((made, photo_made), (filmed, films_made)):
+      event.success(lambda: gr.Column(visible=True), None, place, api_visibility="private")
+  return page
+
+
+@contextlib.contextmanager
+def serving(
+  service: RelightService,
+  host: str = "127.0.0.1",
+  port: int | None = None,
+  *,
+  max_megabytes: int = 40,
+  waiting: int = 32,
+) -> Iterator[str]:
+  """The page is there while the block runs; yields its address. All files are gone afterwards.
+
+  Args:
+    service: what relights.
+    host: the address to listen at; the default is reached from this machine alone.
+    port: where to listen, or None: a free one from 7860 on.
+    max_megabytes: of a file that is uploaded.
+    waiting: how many requests may wait; two are worked on at a time.
+
+  Raises:
+    BadInput: the address cannot be listened at.
+  """
+  with tempfile.TemporaryDirectory() as folder, _environment(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False"):
+    example = Path(folder) / "example" / "astronaut.png"
+    write_photo(example, Photo(pictures.astronaut()))
+    start = PRESETS[_START]
+    service.relight_for_screen(example, Wish(start))  # compiles, so that the first visitor need not wait for it
+    page = build(service, Path(folder), example)
+    page.queue(max_size=waiting, default_concurrency_limit=2)
+    try:
+      _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        share=False,
+        quiet=True,
+        show_error=False,
+        ssr_mode=False,
+        max_file_size=max_megabytes * 2**20,
+        css_paths=[_WEB / "page.css"],
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        footer_links=["api"],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        state_session_capacity=100,
+      )
+    except OSError as error:
+      raise BadInput(f"{host}:{port or 7860}: cannot be listened at ({error})") from None
+    try:
+      yield address
+    finally:
+      page.close()
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+  before = {name: os.environ.get(name) for name in variables}
+  os.environ.update(variables)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
+      else:
+        os.environ[name] = value

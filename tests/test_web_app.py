@@ -1,0 +1,491 @@
+"""The web app as another program asks it, and as a person sees it in a headless browser."""
+
+import concurrent.futures
+import io
+import re
+import shutil
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="Gradio (extra `app`) is not installed")
+
+import gradio_client
+import httpx
+
+from dpr_jax import sh, web_app
+from dpr_jax.checkpoints import load_params
+from dpr_jax.lights import PRESETS, lamp, parse_light
+from dpr_jax.photo import Photo, read_photo, write_photo
+from dpr_jax.pictures import astronaut
+from dpr_jax.relight_service import RelightService
+
+# Gradio and its client leave sockets and event loops to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
+)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# As root there is no sandbox, and there is no network to look for updates in.
+CHROMIUM_FLAGS = (
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+)
+FACE = np.s_[90:180, 110:200]  # of the astronaut
+MAX_MEGABYTES = 2
+
+
+@pytest.fixture(scope="module")
+def service(shared):
+  shared("models/face_landmarker.task")
+  with RelightService(("default",), max_pixels=4_000_000) as service:
+    yield service
+
+
+@pytest.fixture(scope="module")
+def address(service):
+  with web_app.serving(service, max_megabytes=MAX_MEGABYTES) as address:
+    yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+  return new_client(address)
+
+
+def new_client(address):
+  return gradio_client.Client(address, verbose=False, download_files=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """The astronaut, and a wall without a face."""
+  folder = tmp_path_factory.mktemp("photos")
+  write_photo(folder / "astronaut.png", Photo(astronaut()))
+  write_photo(folder / "wall.png", Photo(np.full((300, 300, 3), 128, np.uint8)))
+  return folder
+
+
+def wishes(photo, **changed):
+  """What an endpoint is asked, in its order."""
+  asked = {
+    "photo": None if photo is None else gradio_client.handle_file(str(photo)),
+    "kind": web_app.LAMP,
+    "azimuth": 65,
+    "elevation": 10,
+    "ambient": 0.3,
+    "environment": None,
+    "reference": None,
+    "strength": 1,
+    "kelvin": 6504,
+    "weights": "default",
+    "face": web_app.ALL_FACES,
+  }
+  assert changed.keys() <= asked.keys()
+  return list((asked | changed).values())
+
+
+def leans_left(pixels):
+  """How much brighter the left half of the face is than the right one."""
+  left, right = np.hsplit(np.asarray(pixels)[FACE].mean(axis=-1), 2)
+  return left.mean() / right.mean()
+
+
+def refusal(client, *asked, endpoint="/relight"):
+  with pytest.raises(Exception) as refused:
+    client.predict(*asked, api_name=endpoint)
+  return str(refused.value)
+
+
+# As another program asks.
+
+
+def test_another_program_gets_the_photo_relit_in_full(client, photos, service):
+  left, right = (
+    read_photo(client.predict(*wishes(photos / "astronaut.png", azimuth=azimuth), api_name="/relight")).pixels
+    for azimuth in (65, -65)
+  )
+  assert left.shape == (300, 300, 3)
+  assert leans_left(left) > 1.15 > 0.9 > leans_left(right)
+  wish = web_app.Wish(web_app.Direction(65, 10, 0.3))
+  np.testing.assert_array_equal(left, service.relight(photos / "astronaut.png", wish).pixels)
+
+
+def test_the_endpoints_tell_what_they_take(client):
+  told = client.view_api(return_format="dict")["named_endpoints"]
+  assert set(told) == {"/preview", "/relight", "/turn"}
+  assert len(told["/relight"]["parameters"]) == len(wishes(None))
+
+
+def test_a_preview_tells_the_lights_too(client, photos, service):
+  pictures, target, source = client.predict(*wishes(photos / "astronaut.png"), api_name="/preview")
+  assert leans_left(read_photo(pictures[1]).pixels) > 1.1
+  np.testing.assert_allclose(target["sh"], lamp(web_app.Direction(65, 10, 0.3), load_params("default")), atol=1e-6)
+  np.testing.assert_allclose(source["sh"], service.source_light(photos / "astronaut.png"), atol=1e-6)
+
+
+def test_a_turn_is_a_film_of_sixty_frames(client, photos):
+  import av
+
+  mp4, gif = client.predict(*wishes(photos / "astronaut.png"), api_name="/turn")
+  with av.open(mp4["video"] if isinstance(mp4, dict) else mp4) as film:
+    frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+  assert len(frames) == 60
+  assert leans_left(frames[0]) > 1.1 > 0.95 > leans_left(frames[30])
+  with Image.open(gif) as animation:
+    assert animation.n_frames > 30  # Pillow joins frames that are alike
+
+
+def test_the_light_of_another_portrait(client, photos, tmp_path):
+  lit = client.predict(*wishes(photos / "astronaut.png", azimuth=-65), api_name="/relight")
+  changed = {"kind": web_app.PORTRAIT, "reference": gradio_client.handle_file(lit)}
+  relit = read_photo(client.predict(*wishes(photos / "astronaut.png", **changed), api_name="/relight")).pixels
+  assert leans_left(relit) < 0.95
+
+
+def test_the_page_for_other_programs_is_right(address, photos, tmp_path, monkeypatch):
+  page = (Path(__file__).parent.parent / "docs" / "web_app.md").read_text(encoding="utf-8")
+  (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+  assert "http://127.0.0.1:7860" in program
+  (tmp_path / "portrait.jpg").write_bytes((photos / "astronaut.png").read_bytes())
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(program.replace("http://127.0.0.1:7860", address), names)
+  assert leans_left(read_photo(names["relit"]).pixels) > 1.1
+
+
+# What must not happen.
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({"azimuth": 400}, "azimuth 400: must lie in -360 to 360"),
+    ({"elevation": "up"}, "elevation up: must lie in -90 to 90"),
+    ({"ambient": -1}, "less than minimum value 0"),
+    ({"strength": 9}, "greater than maximum value 2"),
+    ({"kelvin": 100}, "less than minimum value 2000"),
+    ({"weights": "official-512"}, "official-512"),
+    ({"face": "face 2"}, "astronaut.png: has 1 face, there is no face 2"),
+    ({"face": "../../etc"}, "../../etc"),
+    ({"kind": web_app.MAP}, "upload an environment map first"),
+    ({"kind": web_app.PORTRAIT}, "upload the portrait"),
+  ],
+)
+def test_what_makes_no_sense_is_told_in_a_line(client, photos, changed, message):
+  assert message in refusal(client, *wishes(photos / "astronaut.png", **changed))
+
+
+def test_a_photo_without_a_face_is_told_without_the_folders_of_the_server(client, photos):
+  assert refusal(client, *wishes(photos / "wall.png")) == "wall.png: no face found"
+  assert "there is no photo yet" in refusal(client, *wishes(None))
+
+
+def raw_answer(address, photo):
+  """What a client of somebody else's is told, who sends what ours would not."""
+  url, asked = f"{address}gradio_api/call/relight", wishes(None)
+  asked[0] = photo
+  event = httpx.post(url, json={"data": asked}).json()["event_id"]
+  return httpx.get(f"{url}/{event}", timeout=60).text
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "/proc/self/environ", __file__])
+def test_a_path_of_the_server_is_never_opened(address, place):
+  message = raw_answer(address, {"path": place, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"})
+  assert "event: error" in message
+  assert "not a photo" not in message  # which would tell that it was read
+  assert "root:" not in message
+
+
+def test_no_address_is_fetched(client, photos, monkeypatch):
+  from gradio import processing_utils
+
+  fetched = []
+  monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", lambda *asked, **_: fetched.append(asked))
+  for changed in ({"photo": 0}, {"environment": 5, "kind": web_app.MAP}, {"reference": 6, "kind": web_app.PORTRAIT}):
+    (position,) = (value for value in changed.values() if isinstance(value, int))
+    asked = wishes(photos / "astronaut.png", **{name: value for name, value in changed.items() if name == "kind"})
+    asked[position] = {"path": "http://example.org/face.png", "meta": {"_type": "gradio.FileData"}}
+    assert "upload the file itself, not its address" in refusal(client, *asked)
+  assert fetched == []
+
+
+def png_that_claims(width, height):
+  def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+  header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+  return (
+    b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+  )
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(client, tmp_path):
+  bomb = tmp_path / "bomb.png"
+  bomb.write_bytes(png_that_claims(30_000, 30_000))
+  assert refusal(client, *wishes(bomb)) == "bomb.png: 30000 x 30000 pixels are more than the 4000000 allowed"
+
+
+def test_nothing_is_unpickled(client, photos, tmp_path):
+  import pickle
+
+  class Trap:
+    def __reduce__(self):
+      return (Path(tmp_path / "sprung").touch, ())
+
+  for name in ("trap.png", "trap.npz", "trap.hdr"):
+    (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+  assert "not a photo" in refusal(client, *wishes(tmp_path / "trap.png"))
+  assert "not a photo" in refusal(client, *wishes(tmp_path / "trap.npz"))
+  changed = {"kind": web_app.MAP, "environment": gradio_client.handle_file(str(tmp_path / "trap.hdr"))}
+  assert "not a Radiance HDR file" in refusal(client, *wishes(photos / "astronaut.png", **changed))
+  assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_that_is_too_large_is_not_taken(client, tmp_path):
+  large = tmp_path / "large.png"
+  large.write_bytes(bytes(MAX_MEGABYTES * 2**20 + 1))
+  assert "413" in refusal(client, *wishes(large)) or "exceeds" in refusal(client, *wishes(large))
+
+
+def test_the_failure_of_one_is_no_trouble_to_others(address, photos):
+  """Two at a time, each with a session of its own; half of them ask for what cannot be."""
+  clients = [new_client(address) for _ in range(4)]
+
+  def ask(k):
+    if k % 2:
+      return refusal(clients[k], *wishes(photos / "wall.png"))
+    return leans_left(read_photo(clients[k].predict(*wishes(photos / "astronaut.png"), api_name="/relight")).pixels)
+
+  with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    answers = list(threads.map(ask, range(4)))
+  assert answers[1] == answers[3] == "wall.png: no face found"
+  assert answers[0] == answers[2] > 1.15
+
+
+def test_the_queue_is_bounded(service, photos, monkeypatch):
+  """Two are worked on, one more may wait; who comes then is told so."""
+  done = threading.Event()
+  monkeypatch.setattr(service, "relight", lambda *_: done.wait(60) and Photo(astronaut()))
+  with web_app.serving(service, waiting=1) as address:
+    clients = [new_client(address) for _ in range(6)]
+    jobs = [client.submit(*wishes(photos / "astronaut.png"), api_name="/relight") for client in clients]
+    finished, _ = concurrent.futures.wait([job.future for job in jobs], 60, concurrent.futures.FIRST_COMPLETED)
+    assert finished
+    done.set()
+    errors = [job.exception(timeout=60) for job in jobs]
+  refused = [str(error) for error in errors if error is not None]
+  assert 1 <= len(refused) <= 4
+  assert all("queue" in message.lower() for message in refused)
+
+
+def test_it_listens_on_this_machine_alone_and_leaves_no_files(service, photos, monkeypatch):
+  made = []
+  temporary = web_app.tempfile.TemporaryDirectory
+  monkeypatch.setattr(web_app.tempfile, "TemporaryDirectory", lambda *args: made.append(temporary(*args)) or made[-1])
+  with web_app.serving(service) as address:
+    assert address.startswith("http://127.0.0.1:")
+    new_client(address).predict(*wishes(photos / "astronaut.png"), api_name="/relight")
+    assert len(list(Path(made[0].name).rglob("*.png"))) >= 3  # the example, what was uploaded, and what was made
+  assert not Path(made[0].name).exists()
+  assert not list(Path(web_app.__file__).parent.glob("*.pyi"))
+
+
+def test_files_are_removed_after_an_hour(service, tmp_path):
+  write_photo(tmp_path / "example.png", Photo(astronaut()))
+  page = web_app.build(service, tmp_path, tmp_path / "example.png")
+  frequency, age = page.delete_cache
+  assert (frequency, age) == (60, 3600)
+
+
+# As a person sees it.
+
+
+@pytest.fixture(scope="module")
+def chromium():
+  if CHROMIUM is None:
+    pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+  playwright = pytest.importorskip("playwright.sync_api", reason="Playwright (extra `test`) is not installed")
+  with playwright.sync_playwright() as driver:
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+  """Opens the page, and waits for its first picture; at the end nothing must have gone wrong in it."""
+  pages, problems = [], []
+
+  def visit(width=1280, height=1000):
+    page = chromium.new_page(viewport={"width": width, "height": height})
+    pages.append(page)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+      "request", lambda request: request.url.startswith((address, "data:", "blob:")) or problems.append(request.url)
+    )
+    page.goto(address)
+    page.wait_for_selector("#result img:nth-of-type(1)", timeout=60_000)
+    return page
+
+  yield visit
+  for page in pages:
+    page.close()
+  assert problems == []
+
+
+def after(page):
+  """The relit picture of the page, `[H, W, 3]`."""
+  sources = page.locator("#result img").evaluate_all("images => images.map(image => image.src)")
+  relit = [source for source in sources if "/file=" in source][-1]
+  return np.asarray(Image.open(io.BytesIO(page.request.get(relit).body())).convert("RGB")), relit
+
+
+def wait_for_another(page, source):
+  until = time.monotonic() + 60
+  while time.monotonic() < until:
+    _, now = after(page)
+    if now != source:
+      page.wait_for_timeout(1500)  # until the last of several has come
+      return after(page)
+    page.wait_for_timeout(100)
+  pytest.fail("the picture stays as it is")
+
+
+def drag(page, right, up):
+  """From the middle of the sphere, in its radii."""
+  box = page.locator("#target canvas").bounding_box()
+  centre, radius = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), 0.76 * box["width"] / 2
+  page.mouse.move(*centre)
+  page.mouse.down()
+  for k in range(1, 9):
+    page.mouse.move(centre[0] + right * radius * k / 8, centre[1] - up * radius * k / 8)
+    page.wait_for_timeout(20)
+  page.mouse.up()
+
+
+def test_the_first_view_shows_a_result(visit):
+  page = visit()
+  picture, _ = after(page)
+  assert picture.shape == (300, 300, 3)
+  assert leans_left(picture) > 1.1  # it begins with light from the left
+
+
+def test_the_light_follows_the_hand(visit):
+  page = visit()
+  _, source = after(page)
+  drag(page, 0.85, 0.1)
+  from_right, source = wait_for_another(page, source)
+  assert leans_left(from_right) < 0.92
+  assert "right" in page.locator("#target .says").inner_text()
+  page.get_by_text("More", exact=True).click()
+  assert float(page.locator("#azimuth input").input_value()) < -40
+  drag(page, -0.85, 0.1)
+  from_left, source = wait_for_another(page, source)
+  assert leans_left(from_left) > 1.1
+  page.locator("#target canvas").focus()
+  for _ in range(20):
+    page.keyboard.press("ArrowRight")
+  _, source = wait_for_another(page, source)
+  assert "right" in page.locator("#target .says").inner_text()
+
+
+def test_the_sphere_of_the_page_is_lit_as_ours(visit):
+  """The page computes its nine numbers by itself, to be quick: they are those of `lights.lamp`."""
+  page = visit()
+  drag(page, -0.5, 0.5)
+  page.wait_for_timeout(500)
+  says = page.locator("#target .says").inner_text()  # "35° left, 30° up"
+  azimuth, elevation = (int(part.split("°")[0]) for part in says.split(", "))
+  size, light = 256, lamp(web_app.Direction(azimuth, elevation))
+  drawn = page.locator("#target canvas").evaluate(
+    "board => Array.from(board.getContext('2d').getImageData(0, 0, 256, 256).data)"
+  )
+  drawn = np.array(drawn, np.uint8).reshape(size, size, 4)
+  at = (np.arange(size) + 0.5 - size / 2) / (size / 2 * 0.76)
+  x, z = np.meshgrid(at, -at)
+  disc = x**2 + z**2 <= 1
+  normals = np.stack([x, -np.sqrt(np.maximum(1 - x**2 - z**2, 0)), z], axis=-1)
+  shade = np.maximum(sh.shading(normals, light), 0)
+  expected = 18 + 230 * np.sqrt(np.maximum(shade - shade[disc].min(), 0) / np.ptp(shade[disc]))
+  off = np.abs(drawn[..., 0] - expected)[x**2 + z**2 < 0.97]  # the rim is smooth
+  assert np.median(off) <= 1
+  assert (off > 12).mean() < 0.05  # the knob
+
+
+def test_a_preset_and_a_slider(visit):
+  page = visit()
+  _, source = after(page)
+  page.locator("#preset input").click()
+  page.get_by_role("option", name="split-right", exact=True).click()
+  picture, source = wait_for_another(page, source)
+  assert leans_left(picture) < 0.8
+  contrast = picture[FACE].std()
+  page.locator("#ambient input[type=number]").fill("0.9")
+  page.locator("#ambient input[type=number]").press("Enter")
+  picture, _ = wait_for_another(page, source)
+  assert picture[FACE].std() < contrast
+
+
+def upload(page, part, path):
+  with page.expect_file_chooser() as chooser:
+    page.locator(f"#{part} button[aria-label*=upload i], #{part} button:has-text('Upload')").first.click()
+  chooser.value.set_files(path)
+
+
+def test_a_photo_is_uploaded_relit_and_taken_home(visit, photos, tmp_path):
+  page = visit()
+  _, source = after(page)
+  mirrored = tmp_path / "mirrored.png"
+  write_photo(mirrored, Photo(np.ascontiguousarray(astronaut()[:, ::-1])))
+  page.locator("#photo input[type=file]").first.set_input_files(mirrored)
+  _, source = wait_for_another(page, source)
+  page.locator("#save").click()
+  link = page.locator("#saved a").first
+  link.wait_for(timeout=60_000)
+  with page.expect_download() as download:
+    link.click()
+  assert download.value.suggested_filename == "mirrored_relit.png"
+  assert read_photo(download.value.path()).pixels.shape == (300, 300, 3)
+
+
+def test_the_light_of_a_portrait_is_carried_over(visit, photos, tmp_path, service):
+  wish = web_app.Wish(PRESETS["right"])
+  write_photo(tmp_path / "lit.png", service.relight(photos / "astronaut.png", wish))
+  page = visit()
+  _, source = after(page)
+  page.get_by_text("Other lights").click()
+  page.locator("#reference input[type=file]").first.set_input_files(tmp_path / "lit.png")
+  picture, _ = wait_for_another(page, source)
+  assert leans_left(picture) < 0.97
+  light = parse_light(str(tmp_path / "lit.png"), load_params("default"))
+  assert light[3] > 0  # from the right
+
+
+def test_a_photo_without_a_face_raises_a_toast_and_changes_nothing(visit, photos):
+  page = visit()
+  _, source = after(page)
+  page.locator("#photo input[type=file]").first.set_input_files(photos / "wall.png")
+  toast = page.get_by_text("wall.png: no face found")
+  toast.first.wait_for(timeout=60_000)
+  assert toast.count() == 1
+  assert after(page)[1] == source
+
+
+def test_on_a_phone_the_face_comes_first_and_nothing_sticks_out(visit):
+  page = visit(390, 844)
+  boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("result", "target", "ambient", "photo")}
+  assert boxes["result"]["y"] < boxes["target"]["y"] < boxes["ambient"]["y"] < boxes["photo"]["y"]
+  assert boxes["target"]["y"] < 844  # the lamp is within reach while the face is seen
+  assert page.evaluate("document.documentElement.scrollWidth") <= 390
