@@ -13,8 +13,8 @@ CPU cores. On held-out faces and lights its si-MSE is 0.161 of the identity base
 python export_dataset.py --source=portraits --keep_gray --size=256 --out=dataset_256
 python train.py --config=configs/portraits_256.py:default --workdir=runs/default --config.data.folder=dataset_256
 
-is the recipe of the weights `default`: the ratio network, taught by pictures under hard lamps with cast shadows and by the
-shape of the fitted mesh, without a discriminator. How those of the package came about, and how they score, is in
+is the recipe of the weights `default`: the ratio network, taught by pictures under hard lamps with cast shadows and by
+the shape of the fitted mesh, without a discriminator. How those of the package came about, and how they score, is in
 MODEL_CARD.md.
 
 Loss and Adam as in `configs/dpr.py` where nothing else is said; everything else is ours.
