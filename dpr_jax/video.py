@@ -38,7 +38,8 @@ _LONGEST_SIDE = 16384  # more than that H.264 cannot hold
 _NO_FILMS = ("tty", "image2", "bin", "idf", "xbin", "adf")
 # B-frames would be decoded before they are shown, across the seams of the segments; without them the packets of all
 # segments follow each other as they are.
-_ENCODER = {"crf": "18", "preset": "medium", "bf": "0"}
+# A single thread: with several, x264 writes other bytes each time.
+_ENCODER = {"crf": "18", "preset": "medium", "bf": "0", "threads": "1"}
 _LAST_FRAME_SECONDS = 1  # by which a film may end early and still be whole
 _AUDIO_RATE = 48_000
 _AUDIO_BITS_PER_SECOND = 192_000

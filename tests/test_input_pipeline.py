@@ -229,7 +229,7 @@ def test_batches_are_float32_arrays(folder, iterate):
     (4, SIZE, SIZE, 1),
     (4, SIZE, SIZE, 1),
   ]
-  assert views[4:] == (None, None)  # of photos with normals only
+  assert views[4:] == (None, None, None)  # of photos with normals only
   for field in (*batch, *views[:4]):
     assert (type(field), field.dtype) == (np.ndarray, np.float32)
   for luminance in (batch.luminance, views.luminance, views.original):

@@ -155,7 +155,7 @@ def test_what_cannot_be_relit_is_named(service, photo, shared, tmp_path, monkeyp
     assert str(refused.value).startswith(message)
   monkeypatch.setattr(relight_service, "_MOST_FACES", 1)
   with pytest.raises(BadInput, match=r"two_faces.jpg: has 2 faces; choose one \(at most 1 are relit together\)"):
-    service.relight_for_screen(shared("photos/two_faces.jpg"), RIGHT)
+    service.relight(shared("photos/two_faces.jpg"), RIGHT)
   small = RelightService(("default",), max_pixels=300 * 300 - 1)
   with small, pytest.raises(BadInput, match="300 x 300 pixels are more than the 89999 allowed"):
     small.relight(photo, LEFT)
@@ -163,7 +163,7 @@ def test_what_cannot_be_relit_is_named(service, photo, shared, tmp_path, monkeyp
 
 def test_a_photo_keeps_what_belongs_to_it(service, tmp_path):
   pixels = astronaut()
-  alpha = np.full((300, 300, 1), 200, np.uint8)
+  alpha = np.full((300, 300), 200, np.uint8)
   write_photo(tmp_path / "clear.png", Photo(pixels, alpha=alpha))
   relit = service.relight(tmp_path / "clear.png", LEFT)
   np.testing.assert_array_equal(relit.alpha, read_photo(tmp_path / "clear.png").alpha)
