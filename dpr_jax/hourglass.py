@@ -632,7 +632,7 @@ class RatioHourglassNet(_Relighting):
   """The network of this project's own weights: an hourglass that sees the face's shape, and a ratio image made of it.
 
   The whole hourglass belongs to `encode`: at a quarter of the resolution it gives normals, taught by those of the
-  fitted mesh, the depth that follows from them, and the photo's own light. `decode` renders the shading under the
+  fitted mesh, depth, and the photo's own light. `decode` renders the shading under the
   target light and under the photo's own, cast shadows included, and multiplies the photo by their ratio and by a learnt
   correction. So pores and hair need not pass the network, a shadow lies where the shape says, and a further light costs
   a fraction of the first.
