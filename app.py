@@ -19,6 +19,12 @@ from dpr_jax.errors import BadInput
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at; 0.0.0.0 is reached from other machines")
 _PORT = flags.DEFINE_integer("port", None, "where to listen; default: the first free one from 7860 on")
 _WEIGHTS = flags.DEFINE_list("weights", ["default"], "what can be chosen, as for relight.py; the first is the default")
+_FACE_FINDER = flags.DEFINE_enum(
+  "face_finder",
+  None,
+  ["embedded", "mediapipe"],
+  "who looks for faces; default: mediapipe where it is installed and its model is at hand, else embedded",
+)
 _MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 40, "of a file that is uploaded", lower_bound=1)
 _MAX_MEGAPIXELS = flags.DEFINE_integer("max_megapixels", 50, "of a photo that is decoded", lower_bound=1)
 _WAITING = flags.DEFINE_integer("waiting", 32, "how many requests may wait; two are worked on", lower_bound=1)
@@ -37,7 +43,7 @@ def main() -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stop.set())
   with (
-    RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000) as service,
+    RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000, _FACE_FINDER.value) as service,
     web_app.serving(
       service, _HOST.value, _PORT.value, max_megabytes=_MAX_MEGABYTES.value, waiting=_WAITING.value
     ) as address,

@@ -26,8 +26,16 @@ _SIZE = flags.DEFINE_integer("size", 1024, "side of the square portraits in pixe
 _ALIGNED = flags.DEFINE_bool("aligned", False, "the photos are square portraits already (CelebA-HQ): don't frame them")
 _ALL_FACES = flags.DEFINE_bool("all_faces", False, "every face of a photo, not only the largest")
 _KEEP_GRAY = flags.DEFINE_bool("keep_gray", False, "take photos without colours too; the networks see only luminance")
+_FACE_FINDER = flags.DEFINE_enum(
+  "face_finder",
+  None,
+  ["embedded", "mediapipe"],
+  "who looks for faces; default: mediapipe where it is installed and its model is at hand, else embedded",
+)
 _NORMALS = flags.DEFINE_string(
-  "normals", None, "face_mesh (MediaPipe; default for photos), tddfa (3DDFA), synthetic (exact; procedural faces only)"
+  "normals",
+  None,
+  "face_mesh (of the face finder; default for photos), tddfa (3DDFA), synthetic (exact; procedural faces only)",
 )
 _ARAP = flags.DEFINE_bool("arap", None, "warp the fitted face onto the detected landmarks; default: only for tddfa")
 _LIGHT_ESTIMATOR = flags.DEFINE_string(
@@ -78,6 +86,7 @@ def main() -> None:
     aligned=_ALIGNED.value,
     all_faces=_ALL_FACES.value,
     keep_gray=_KEEP_GRAY.value,
+    face_finder=_FACE_FINDER.value,
     normals=normals,
     arap=normals == "tddfa" if _ARAP.value is None else _ARAP.value,
     light_estimator=_LIGHT_ESTIMATOR.value or ("truth" if synthetic and normals == "synthetic" else "fit"),

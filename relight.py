@@ -39,6 +39,12 @@ _WEIGHTS = flags.DEFINE_string(
 )
 _SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees; default: what it was trained at")
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")
+_FACE_FINDER = flags.DEFINE_enum(
+  "face_finder",
+  None,
+  ["embedded", "mediapipe"],
+  "who looks for faces; default: mediapipe where it is installed and its model is at hand, else embedded",
+)
 _NO_ALIGN = flags.DEFINE_bool("no_align", False, "resize the whole photo to the network, as the authors' demo does")
 _GRID = flags.DEFINE_bool("grid", False, "a contact sheet of several lights, with the lit spheres")
 _ROTATE = flags.DEFINE_integer(
@@ -69,6 +75,7 @@ def main() -> None:
     face=_FACE.value,
     align=not _NO_ALIGN.value,
     overwrite=_OVERWRITE.value,
+    face_finder=_FACE_FINDER.value,
   )
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))

@@ -30,6 +30,7 @@ from dpr_jax.photo import Photo, write_photo
 from dpr_jax.relight_service import RelightService, Wish
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "as for app.py")
+_FACE_FINDER = flags.DEFINE_string("face_finder", None, "as for app.py")
 _USERS = flags.DEFINE_list("users", ["1", "4"], "how many at a time")
 _SECONDS = flags.DEFINE_float("seconds", 60, "for each number of users")
 _RUNS = flags.DEFINE_integer("runs", 15, "of the first table")
@@ -46,7 +47,7 @@ def portrait(number: int) -> np.ndarray:
 
 def one_process(folder: Path) -> None:
   moves, whole = [], []
-  with RelightService((_WEIGHTS.value,)) as service:
+  with RelightService((_WEIGHTS.value,), face_finder=_FACE_FINDER.value) as service:
     for k in range(_RUNS.value + 1):
       path, wish = folder / f"one_{k}.png", Wish(Direction(-60 + 8 * k, 20))
       write_photo(path, Photo(portrait(k)))
@@ -109,6 +110,8 @@ def main(_) -> None:
     folder = Path(folder)
     one_process(folder)
     command = [sys.executable, _ROOT / "app.py", f"--weights={_WEIGHTS.value}"]
+    if _FACE_FINDER.value:
+      command.append(f"--face_finder={_FACE_FINDER.value}")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as server:
       try:
         address = re.search(r"http\S+", server.stdout.readline())[0]

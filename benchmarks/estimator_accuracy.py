@@ -29,7 +29,8 @@ from data_gen.synthesis import Settings, denoise, skin_mask
 from data_gen.target_lights import BuiltInLights
 from dpr_jax import sh
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import Face, FaceFinder
+from dpr_jax.faces import Face
+from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
 
@@ -101,7 +102,7 @@ def _print_lean(folder: Path) -> None:
 
 def _faces_of_photos(folder: Path) -> Iterator[tuple[np.ndarray, Face]]:
   """Photos with one face, and that face."""
-  with FaceFinder() as finder:
+  with MediaPipeFaceFinder() as finder:
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES):
       pixels = to_8_bits(read_photo(path).pixels)
       found = finder.find(pixels)
@@ -148,8 +149,8 @@ def _print_procedural() -> None:
 
 def _portraits() -> Iterator[tuple[str, FramedPortrait]]:
   """Each face, as MediaPipe found it, under one light and rendered by each of the models."""
-  source = ProceduralFaces(_FACES.value, _SIZE, _SEED.value, find=True)
-  with contextlib.closing(source), FaceFinder() as finder:
+  source = ProceduralFaces(_FACES.value, _SIZE, _SEED.value, find=True, face_finder="mediapipe")
+  with contextlib.closing(source), MediaPipeFaceFinder() as finder:
     source.open()
     for id in source.ids:
       try:

@@ -22,6 +22,7 @@ _SOURCE = flags.DEFINE_string("source", "synthetic", "a folder of photos, or syn
 _PORTRAITS = flags.DEFINE_integer("portraits", 40, "how many; a folder's first ones")
 _SIZE = flags.DEFINE_integer("size", 1024, "side of the portraits")
 _NORMALS = flags.DEFINE_string("normals", None, "as for export_dataset.py")
+_FACE_FINDER = flags.DEFINE_string("face_finder", None, "as for export_dataset.py")
 _ARAP = flags.DEFINE_bool("arap", False, "as for export_dataset.py")
 _WORKERS = flags.DEFINE_multi_integer("workers", [1, 2], "numbers of workers to try")
 
@@ -31,7 +32,13 @@ def _settings(source: str, count: int) -> Settings:
   normals = _NORMALS.value or ("synthetic" if synthetic else "face_mesh")
   estimator = "truth" if normals == "synthetic" else "fit"
   return Settings(
-    source=source, count=count, size=_SIZE.value, normals=normals, arap=_ARAP.value, light_estimator=estimator
+    source=source,
+    count=count,
+    size=_SIZE.value,
+    face_finder=_FACE_FINDER.value,
+    normals=normals,
+    arap=_ARAP.value,
+    light_estimator=estimator,
   )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dpr_jax import sh
 from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import Face, FaceFinder
+from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
 from dpr_jax.photo import PHOTO_SUFFIXES, Photo, read_photo, to_8_bits, write_photo
@@ -86,6 +86,7 @@ def main() -> None:
   parser.add_argument("--photos", default=f"{shared}/reference/dpr/obama.jpg,{shared}/photos", help="photos, folders")
   parser.add_argument("--held-out", type=Path, default=shared / "portraits" / "congress", help="a folder")
   parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--grid", type=Path, help="a picture to write")
   parser.add_argument("--faces", type=int, default=8, help="rows of the grid")
   parser.add_argument("--sheets", type=Path, help="a folder for large pictures")
@@ -94,11 +95,13 @@ def main() -> None:
   networks = {name: load_params(name) for name in arguments.weights.split(",")}
   groups = {"photos": list(photos(arguments.photos.split(","))), "held-out portraits": held_out(arguments.held_out)}
   if not arguments.no_figures:
-    _report(networks, groups)
+    _report(networks, groups, arguments.face_finder)
   if arguments.grid:
-    _draw_grid(networks, groups["held-out portraits"][: arguments.faces], arguments.grid)
+    _draw_grid(networks, groups["held-out portraits"][: arguments.faces], arguments.grid, arguments.face_finder)
   if arguments.sheets:
-    _draw_sheets(networks, [path for paths in groups.values() for path in paths], arguments.sheets)
+    _draw_sheets(
+      networks, [path for paths in groups.values() for path in paths], arguments.sheets, arguments.face_finder
+    )
 
 
 def _portraits(
@@ -111,10 +114,10 @@ def _portraits(
       yield path, Portrait(params, pixels, [largest(faces)], network_for(params).native_size)
 
 
-def _report(networks, groups) -> None:
+def _report(networks, groups, face_finder: str | None) -> None:
   print("| | | faces | own light: mean change, gray levels | largest | turning light: largest jump over the median |")
   print("| --- | --- | --- | --- | --- | --- |")
-  with FaceFinder() as finder:
+  with open_face_finder(face_finder) as finder:
     for name, params in networks.items():
       for group, paths in groups.items():
         changes, jumps = [], []
@@ -128,10 +131,10 @@ def _report(networks, groups) -> None:
         )
 
 
-def _draw_grid(networks, paths: Sequence[Path], target: Path) -> None:
+def _draw_grid(networks, paths: Sequence[Path], target: Path, face_finder: str | None) -> None:
   """Rows of a face under the lights, the networks below each other."""
   rows = []
-  with FaceFinder() as finder:
+  with open_face_finder(face_finder) as finder:
     made = {name: dict(_portraits(params, paths, finder)) for name, params in networks.items()}
   for path in paths:
     for name, by_path in made.items():
@@ -154,8 +157,8 @@ def _square(pixels: np.ndarray) -> np.ndarray:
   )
 
 
-def _draw_sheets(networks, paths: Sequence[Path], folder: Path) -> None:
-  with FaceFinder() as finder:
+def _draw_sheets(networks, paths: Sequence[Path], folder: Path, face_finder: str | None) -> None:
+  with open_face_finder(face_finder) as finder:
     for name, params in networks.items():
       lights = [parse_light(light, params) for light in GRID_LIGHTS[:5]]
       for path, portrait in _portraits(params, paths, finder):

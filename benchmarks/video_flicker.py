@@ -24,7 +24,7 @@ from skimage import data
 
 from dpr_jax import command_line, video
 from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import OVAL, FaceFinder
+from dpr_jax.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
 from dpr_jax.moving_portrait import MovingPortrait
@@ -123,13 +123,14 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--weights", default="official-512")
   parser.add_argument("--size", type=int, help="of the square; default: the one the weights were trained at")
+  parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--frames", type=int, default=40)
   arguments = parser.parse_args()
   command_line.enable_compilation_cache()
   params = load_params(arguments.weights)
   size = arguments.size or network_for(params).native_size
   print(f"{arguments.weights} at {size}, {arguments.frames} frames, {platform.machine()}, {os.cpu_count()} cores\n")
-  with FaceFinder() as finder:
+  with open_face_finder(arguments.face_finder) as finder:
     measure_flicker(params, finder, size, arguments.frames)
     measure_memory(params, finder)
 

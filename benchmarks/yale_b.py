@@ -30,7 +30,7 @@ from data_gen import face_mesh, light_estimation, normals, relief
 from data_gen.synthesis import skin_mask
 from dpr_jax import color, metrics, ratio, sh
 from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FaceFinder
+from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.relighting import decode_luminance, encode_luminance
 from dpr_jax.views import Faces, lamps, relight_under
@@ -264,6 +264,7 @@ def main() -> None:
   shared = Path(os.environ.get("DPR_SHARED", "../shared"))
   parser.add_argument("--data", type=Path, default=shared / "yale_b", help="the folder of subjects")
   parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
+  parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--size", type=int, help="side of what networks see, where they were trained at another one")
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")
@@ -271,7 +272,7 @@ def main() -> None:
   folders = sorted(folder for folder in arguments.data.iterdir() if folder.is_dir())
   subjects = {folder.name: read_subject(folder) for folder in folders}
   results = {}
-  with FaceFinder() as finder:
+  with open_face_finder(arguments.face_finder) as finder:
     methods = {}
     if not arguments.no_baselines:
       baseline = RatioImage(finder)

@@ -36,7 +36,7 @@ def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str
     made_runner = create_runner(runner)
   except (ValueError, ImportError, AttributeError) as error:
     raise BadInput(f"--runner {runner}: not a runner of Apache Beam ({str(error).splitlines()[0]})") from error
-  source, lights = prepare(settings, path)
+  settings, source, lights = prepare(settings, path)
   shards = plan_shards(source.ids, settings)
   with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     jobs = [(shard, position) for shard in folder.unfinished() for position in range(len(shard.ids))]

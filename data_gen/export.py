@@ -40,6 +40,7 @@ from data_gen.synthesis import (
   check_models,
   open_lights,
   open_source,
+  with_face_finder,
 )
 from data_gen.target_lights import LightSource
 from dpr_jax import command_line, records
@@ -304,14 +305,11 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
 
 def _check_same_export(folder: ExportFolder, ours: Mapping[str, object]) -> None:
   """Writes down what is exported where no shard is finished yet; otherwise it must be what was written down."""
-  path = folder.path / _WORK / _SETTINGS
-  if not any(path.parent.glob("*.tfrecord-*.json")):
+  work = folder.path / _WORK
+  if not _has_finished_shards(work):
     folder.write_text(f"{_WORK}/{_SETTINGS}", json.dumps(ours))
     return
-  try:
-    theirs = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    theirs = {}
+  theirs = _written_settings(work)
   for name, value in ours.items():
     if theirs.get(name) != value:
       raise BadInput(
@@ -321,13 +319,26 @@ def _check_same_export(folder: ExportFolder, ours: Mapping[str, object]) -> None
       )
 
 
+def _has_finished_shards(work: Path) -> bool:
+  return any(work.glob("*.tfrecord-*.json"))
+
+
+def _written_settings(work: Path) -> dict[str, object]:
+  """Those of an export that was cut short after its first shard; empty if there are none."""
+  try:
+    settings = json.loads((work / _SETTINGS).read_text(encoding="utf-8")) if _has_finished_shards(work) else {}
+  except (OSError, ValueError):
+    settings = {}
+  return settings if isinstance(settings, dict) else {}
+
+
 def describe(settings: Settings, path: Path) -> str:
   """What `export` would do, for people.
 
   Raises:
     BadInput: as `export`, for what can be found out without opening a photo.
   """
-  source, lights = prepare(settings, path)
+  settings, source, lights = prepare(settings, path)
   shards = plan_shards(source.ids, settings)
   counts = {split: sum(len(shard.ids) for shard in shards if shard.split == split) for split in records.SPLITS}
   size = len(source.ids) * _portrait_bytes(settings)
@@ -335,7 +346,8 @@ def describe(settings: Settings, path: Path) -> str:
     f"{len(source.ids)} {'procedural faces' if settings.source == SYNTHETIC else f'photos of {settings.source}'}: "
     + ", ".join(f"{count} {split}" for split, count in counts.items()),
     f"square portraits of {settings.size} x {settings.size} pixels, normals by {settings.normals}"
-    f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}",
+    f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}"
+    f"{f', faces found by {settings.face_finder}' if settings.face_finder else ''}",
     f"{settings.lights_per_image} {'coloured' if settings.color else 'gray'} target lights each, from {lights.name}",
     f"{path}: {len(shards)} shards of {settings.image_format.upper()}, about {size / 1e6:,.0f} MB",
     *(f"{name} would be left out: {reason}" for name, reason in [*source.rejected, *lights.rejected]),
@@ -343,17 +355,22 @@ def describe(settings: Settings, path: Path) -> str:
   return "\n".join(lines)
 
 
-def prepare(settings: Settings, path: Path) -> tuple[Source, LightSource]:
+def prepare(settings: Settings, path: Path) -> tuple[Settings, Source, LightSource]:
   """Opens source and lights, and looks for models, before anything is written.
+
+  Returns:
+    The settings with the face finder that all processes take (where an export goes on: the one it began with), the
+    source, and the lights.
 
   Raises:
     BadInput: one of them is missing or cannot be used, or `path` lies inside the source.
   """
   if settings.source != SYNTHETIC and Path(settings.source).resolve() in [path.resolve(), *path.resolve().parents]:
     raise BadInput(f"{path}: lies inside --source, where its pictures would be taken for photos")
-  source = open_source(settings)
+  open_source(settings)  # what is wrong with the folder is said first
+  settings = with_face_finder(settings, _written_settings(path / _WORK).get("face_finder"))
   check_models(settings)
-  return source, open_lights(settings)
+  return settings, open_source(settings), open_lights(settings)
 
 
 def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> Summary:
@@ -369,7 +386,7 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
     BadInput: something that concerns the whole run: a folder, a model, the disk. A portrait that cannot be used is
       rejected instead.
   """
-  source, lights = prepare(settings, path)
+  settings, source, lights = prepare(settings, path)
   shards = plan_shards(source.ids, settings)
   with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     unfinished = folder.unfinished()

@@ -19,7 +19,7 @@ from data_gen.procedural_faces import Scene, draw_face, geometry
 from data_gen.target_lights import BuiltInLights
 from dpr_jax import color, sh
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import OVAL, Face, FaceFinder, frame_face
+from dpr_jax.faces import OVAL, Face, frame_face, open_face_finder
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
 from dpr_jax.portrait import cut_square
@@ -109,7 +109,14 @@ class PhotoFolder:
   """
 
   def __init__(
-    self, folder: Path, size: int, *, aligned: bool = False, all_faces: bool = False, keep_gray: bool = False
+    self,
+    folder: Path,
+    size: int,
+    *,
+    aligned: bool = False,
+    all_faces: bool = False,
+    keep_gray: bool = False,
+    face_finder: str | None = None,
   ):
     """Nothing is opened yet.
 
@@ -119,6 +126,7 @@ class PhotoFolder:
       aligned: take the photos as they are, resized: they must be square, as CelebA-HQ's are.
       all_faces: every face of a photo, not only the largest.
       keep_gray: take photos without colours too; the networks see only luminance.
+      face_finder: as for `dpr_jax.faces.open_face_finder`.
 
     Raises:
       BadInput: there is no such folder, or it cannot be read.
@@ -129,6 +137,7 @@ class PhotoFolder:
       raise BadInput(f"{folder}: not a readable folder ({error.strerror})") from error
     self._folder, self._size = Path(folder), size
     self._aligned, self._all_faces, self._keep_gray = aligned, all_faces, keep_gray
+    self._face_finder = face_finder
 
   @property
   def ids(self) -> Sequence[str]:
@@ -171,7 +180,7 @@ class PhotoFolder:
 
   def open(self) -> None:
     """Opens the face finder."""
-    self._finder = FaceFinder()
+    self._finder = open_face_finder(self._face_finder)
 
   def close(self) -> None:
     """Closes it."""
@@ -232,7 +241,7 @@ class ProceduralFaces:
 
   rejected = ()
 
-  def __init__(self, count: int, size: int, seed: int, *, find: bool):
+  def __init__(self, count: int, size: int, seed: int, *, find: bool, face_finder: str | None = None):
     """Nothing is drawn yet.
 
     Args:
@@ -240,13 +249,14 @@ class ProceduralFaces:
       size: side of the portraits.
       seed: the same seed gives the same faces.
       find: whether to look for the face in the finished picture, as in a photo.
+      face_finder: who looks, as for `dpr_jax.faces.open_face_finder`.
     """
-    self._size, self._seed, self._find = size, seed, find
+    self._size, self._seed, self._find, self._face_finder = size, seed, find, face_finder
     self.ids = tuple(f"face-{number:08d}" for number in range(count))
 
   def open(self) -> None:
     """Opens the face finder, if it is to be used."""
-    self._finder = FaceFinder() if self._find else None
+    self._finder = open_face_finder(self._face_finder) if self._find else None
 
   def close(self) -> None:
     """Closes it."""

@@ -19,6 +19,7 @@ from data_gen.target_lights import LightSource, TargetLight, open_light_source
 from dpr_jax import color, ratio, sh
 from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
+from dpr_jax.faces import FACE_FINDERS, choose_face_finder
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import Record, encode_record
 
@@ -46,6 +47,8 @@ class Settings:
     aligned: photos are square portraits already; don't frame them.
     all_faces: every face of a photo, not only the largest.
     keep_gray: take photos without colours too.
+    face_finder: one of `dpr_jax.faces.FACE_FINDERS`; None: chosen when an export begins (see `with_face_finder`), or
+      no face is looked for.
     normals: one of `NORMALS`.
     arap: whether to warp the rendered maps onto the detected landmarks.
     light_estimator: one of `ESTIMATORS`; `truth` knows the light of procedural faces.
@@ -69,6 +72,7 @@ class Settings:
   aligned: bool = False
   all_faces: bool = False
   keep_gray: bool = False
+  face_finder: str | None = None
   normals: str = "synthetic"
   arap: bool = False
   light_estimator: str = "truth"
@@ -87,6 +91,7 @@ class Settings:
 
   def __post_init__(self):
     for flag, value, known in (
+      ("face_finder", self.face_finder or FACE_FINDERS[0], FACE_FINDERS),
       ("normals", self.normals, NORMALS),
       ("light_estimator", self.light_estimator, ESTIMATORS),
       ("denoise", self.denoise, DENOISERS),
@@ -114,8 +119,15 @@ class Settings:
         raise BadInput("--normals synthetic: photos have none; use face_mesh or tddfa")
       if self.light_estimator == "truth":
         raise BadInput("--light_estimator truth: nobody knows the light of a photo; use fit, sfsnet or network")
+    if not self.looks_for_faces and self.face_finder:
+      raise BadInput("--face_finder: exact normals need no face to be found; use it with photos, face_mesh or tddfa")
     if self.arap and self.normals == "synthetic":
       raise BadInput("--arap: exact normals have nothing to be aligned to; use it with face_mesh or tddfa")
+
+  @property
+  def looks_for_faces(self) -> bool:
+    """Whether faces have to be found; those of procedural faces with exact normals are known."""
+    return self.source != SYNTHETIC or self.normals != "synthetic"
 
 
 class Relit(NamedTuple):
@@ -304,13 +316,20 @@ def open_source(settings: Settings) -> Source:
     BadInput: the folder is missing, unreadable or without photos.
   """
   if settings.source == SYNTHETIC:
-    return ProceduralFaces(settings.count, settings.size, settings.seed, find=settings.normals != "synthetic")
+    return ProceduralFaces(
+      settings.count,
+      settings.size,
+      settings.seed,
+      find=settings.looks_for_faces,
+      face_finder=settings.face_finder,
+    )
   return PhotoFolder(
     Path(settings.source),
     settings.size,
     aligned=settings.aligned,
     all_faces=settings.all_faces,
     keep_gray=settings.keep_gray,
+    face_finder=settings.face_finder,
   )
 
 
@@ -325,14 +344,29 @@ def open_lights(settings: Settings) -> LightSource:
   )
 
 
+def with_face_finder(settings: Settings, earlier: str | None = None) -> Settings:
+  """The settings with a face finder named, so that every process takes the same one.
+
+  Args:
+    settings: those that name one, or need none, stay as they are.
+    earlier: the one that an export began with that is to go on now.
+
+  Raises:
+    BadInput: as `dpr_jax.faces.choose_face_finder`.
+  """
+  if settings.face_finder or not settings.looks_for_faces:
+    return settings
+  return dataclasses.replace(settings, face_finder=earlier or choose_face_finder())
+
+
 def check_models(settings: Settings) -> None:
   """Looks whether the model files that the settings ask for are at hand, fetching those that can be.
 
   Raises:
     BadInput: one is missing, or is not what it should be.
   """
-  if settings.source != SYNTHETIC or settings.normals != "synthetic":
-    asset_path("face-landmarker")
+  if settings.looks_for_faces:
+    choose_face_finder(settings.face_finder)
   if settings.normals == "tddfa":
     for name in ("tddfa-weights", "tddfa-stats", "tddfa-triangles", "bfm"):
       asset_path(name)

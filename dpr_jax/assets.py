@@ -3,10 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
+import queue
 import sys
 import textwrap
+import threading
+import time
 
 import pooch
 
@@ -36,6 +40,8 @@ _OFFICIAL_WEIGHTS = (
   "https://raw.githubusercontent.com/zhhoper/DPR/737efadaf09a2f0f2f8b1e7f8372c6734dfaa5bc/trained_model"
 )
 _OFFICIAL_TERMS = "official DPR weights, for research use only (Zhou et al., ICCV 2019)"
+_RETRY_SECONDS = 24 * 3600  # between two tries to fetch a file that commands can do without
+_CHUNK_BYTES = 2**16
 _TDDFA = "https://raw.githubusercontent.com/cleardusk/3DDFA_V2/master"  # MIT
 
 ASSETS = {
@@ -134,6 +140,95 @@ def asset_path(name: str) -> pathlib.Path:
   path = _given(asset) or _fetched(asset, cache)
   _show_terms(asset, cache)
   return path
+
+
+def asset_path_within(name: str, seconds: float) -> pathlib.Path:
+  """As `asset_path`, for what commands can do without: fetched in a few seconds or not at all.
+
+  A try that failed, for whatever reason, is remembered in `cache_folder()`, in `<filename>.not-fetched`, and not
+  repeated for a day: a network that drops packets instead of refusing them costs its seconds once, not at every start.
+
+  Args:
+    name: a key of `ASSETS` whose SHA-256 is known.
+    seconds: how long fetching may take, from looking up the host's name to the last byte.
+
+  Raises:
+    BadInput: as `asset_path`; or the file lies nowhere and a try less than a day ago failed.
+  """
+  asset, cache = ASSETS[name], cache_folder()
+  if path := _given(asset) or _cached(asset, cache):
+    return path
+  note = cache / f"{asset.filename}.not-fetched"
+  with contextlib.suppress(OSError):
+    if 0 <= time.time() - note.stat().st_mtime < _RETRY_SECONDS:
+      raise BadInput(f"{note.read_text(encoding='utf-8')}; the next try is a day after that one")
+  try:
+    with _unannounced():
+      path = pooch.retrieve(asset.url, f"sha256:{asset.sha256}", asset.filename, cache, downloader=_Downloader(seconds))
+  except (OSError, ValueError) as error:
+    problem = f"{asset.filename} cannot be fetched ({type(error).__name__})"
+    with contextlib.suppress(OSError):
+      cache.mkdir(parents=True, exist_ok=True)
+      note.write_text(problem, encoding="utf-8")
+    raise BadInput(problem) from None
+  note.unlink(missing_ok=True)
+  print(f"fetched {asset.filename} from {asset.url}", file=sys.stderr)
+  return pathlib.Path(path)
+
+
+def _cached(asset: Asset, cache: pathlib.Path) -> pathlib.Path | None:
+  path = cache / asset.filename
+  return path if os.path.isfile(path) and _sha256(path) == asset.sha256 else None
+
+
+class _Downloader:
+  """Fetches a file for `pooch.retrieve` in so many seconds or raises TimeoutError.
+
+  The timeouts of sockets alone would not do: looking up a name has none, and every address of a host is tried in turn.
+  """
+
+  def __init__(self, seconds: float):
+    self._seconds = seconds
+
+  def __call__(self, url: str, output_file: str, pooch: object) -> None:
+    answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    # As a daemon, it holds nobody up who has stopped waiting for it.
+    threading.Thread(target=self._answer, args=(url, answer), daemon=True).start()
+    try:
+      content = answer.get(timeout=self._seconds)
+    except queue.Empty:
+      raise TimeoutError(f"not there after {self._seconds:g} seconds") from None
+    if isinstance(content, Exception):
+      raise content
+    pathlib.Path(output_file).write_bytes(content)
+
+  def _answer(self, url: str, answer: queue.SimpleQueue) -> None:
+    import requests  # which pooch, too, imports only where it fetches
+
+    try:
+      until = time.monotonic() + self._seconds
+      with requests.get(url, timeout=self._seconds, stream=True) as response:
+        response.raise_for_status()
+        chunks = []
+        for chunk in response.iter_content(_CHUNK_BYTES):
+          chunks.append(chunk)
+          if time.monotonic() > until:
+            return
+      answer.put(b"".join(chunks))
+    except Exception as error:
+      answer.put(error)
+
+
+@contextlib.contextmanager
+def _unannounced():
+  """Without pooch's own notice: whether anything has come of it is told afterwards."""
+  logger = pooch.get_logger()
+  level = logger.level
+  logger.setLevel(logging.WARNING)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def _given(asset: Asset) -> pathlib.Path | None:

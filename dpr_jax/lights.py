@@ -56,7 +56,7 @@ PRESETS = {
 }
 
 
-def parse_light(text: str, params=None) -> np.ndarray:
+def parse_light(text: str, params=None, face_finder: str | None = None) -> np.ndarray:
   """A target light from what a user writes.
 
   Args:
@@ -70,6 +70,7 @@ def parse_light(text: str, params=None) -> np.ndarray:
         mean brightness that the networks were trained on;
       - a photo of a face, whose light is estimated by the network and transferred.
     params: from `load_params`; needed for a photo only, but lamps are as bright as suits their network.
+    face_finder: who looks for the face of a photo, one of `faces.FACE_FINDERS`; None: as `faces.open_face_finder`.
 
   Returns:
     `[9]` float32.
@@ -85,7 +86,7 @@ def parse_light(text: str, params=None) -> np.ndarray:
   if suffix in _ENVIRONMENT_SUFFIXES:
     return environment_light(text)
   if suffix in PHOTO_SUFFIXES:
-    return _from_portrait(text, params)
+    return _from_portrait(text, params, face_finder)
   if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
     return _from_numbers(text)
   return lamp(_parse_direction(text), params)
@@ -226,14 +227,14 @@ def _read_exr(path: str, max_pixels: int) -> np.ndarray:
   return panorama if len(names) == 3 else panorama[..., 0]
 
 
-def _from_portrait(path: str, params) -> np.ndarray:
+def _from_portrait(path: str, params, face_finder: str | None) -> np.ndarray:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
   from dpr_jax import portrait  # Flax takes half a second to import, which other kinds of light do without
   from dpr_jax.hourglass import network_for
 
   pixels = read_photo(path).pixels
-  faces = find_faces(pixels)
+  faces = find_faces(pixels, face_finder)
   if not faces:
     raise BadInput(f"{path}: no face found whose light could be taken")
   largest = max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))

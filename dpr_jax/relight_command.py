@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dpr_jax import pictures, sh
 from dpr_jax.checkpoints import DEFAULT, load_params
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import FaceFinder
+from dpr_jax.faces import FACE_FINDERS, open_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
 from dpr_jax.moving_portrait import MovingPortrait
@@ -48,6 +48,7 @@ class Options:
     face: relight only this one, counted from 1, left to right; None relights all.
     align: relight the faces, framed; otherwise the whole photo, as the authors' demo does.
     overwrite: whether existing outputs may be replaced.
+    face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
   """
 
   lights: Sequence[str] = ()
@@ -58,6 +59,7 @@ class Options:
   face: int | None = None
   align: bool = True
   overwrite: bool = False
+  face_finder: str | None = None
 
   def __post_init__(self):
     if not 0 <= self.strength <= 3:
@@ -70,6 +72,8 @@ class Options:
       raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
     if self.face is not None and not self.align:
       raise BadInput(f"--face {self.face}: not with --no-align, which looks for no faces")
+    if self.face_finder not in (None, *FACE_FINDERS):
+      raise BadInput(f"--face_finder {self.face_finder}: must be one of {', '.join(FACE_FINDERS)}")
 
 
 class Studio:
@@ -90,8 +94,10 @@ class Studio:
         f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
       )
     self.size = options.size or network.native_size
-    self.lights = [parse_light(text, self._params) * np.float32(options.intensity) for text in options.lights]
-    self._finder = FaceFinder() if options.align else None
+    self.lights = [
+      parse_light(text, self._params, options.face_finder) * np.float32(options.intensity) for text in options.lights
+    ]
+    self._finder = open_face_finder(options.face_finder) if options.align else None
 
   def __enter__(self) -> "Studio":
     return self
@@ -119,6 +125,11 @@ class Studio:
     if wanted is not None and wanted > len(faces):
       raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no --face {wanted}")
     return Portrait(self._params, pixels, faces if wanted is None else [faces[wanted - 1]], self.size)
+
+  @property
+  def face_finder(self) -> str | None:
+    """The name of the face finder; None with `--no-align`."""
+    return self._finder and self._finder.name
 
   def moving_portrait(self) -> MovingPortrait:
     """What relights the frames of one film; not with `--no-align`."""
@@ -260,6 +271,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
   _check_turn(turn_frames)
   video.check_film(source)
   video.check_target(target, options.overwrite)
+  if options.face_finder is None and not options.overwrite:  # go on with the finder that an earlier run began with
+    options = dataclasses.replace(options, face_finder=video.job_of_parts(target).get("face finder"))
   with Studio(options) as studio:
     [light] = studio.lights
     job = {
@@ -268,6 +281,7 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
       "strength": options.strength,
       "size": studio.size,
       "weights": studio.weights_checksum(),
+      "face finder": studio.face_finder,
     }
     video.relight_film(
       studio.moving_portrait(),

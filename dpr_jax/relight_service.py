@@ -15,7 +15,7 @@ from dpr_jax import pictures, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import COLOUR_TEMPERATURES, NEUTRAL, lamp_colour
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import Face, FaceFinder
+from dpr_jax.faces import Face, open_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.lights import Direction, environment_light, lamp
 from dpr_jax.photo import Photo, read_photo, to_8_bits
@@ -77,19 +77,22 @@ class RelightService:
   Args:
     weights: names or paths for `load_params`; the first is taken where none is named. No others are ever loaded.
     max_pixels: the most pixels of a photo that is decoded.
+    face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
 
   Raises:
-    BadInput: as `load_params` and `FaceFinder`, and for weights of coloured lights.
+    BadInput: as `load_params` and `open_face_finder`, and for weights of coloured lights.
   """
 
-  def __init__(self, weights: tuple[str, ...] = ("default",), max_pixels: int = MAX_PIXELS):
+  def __init__(
+    self, weights: tuple[str, ...] = ("default",), max_pixels: int = MAX_PIXELS, face_finder: str | None = None
+  ):
     self.weights = tuple(weights)
     self._max_pixels = max_pixels
     self._params = {name: load_params(name) for name in self.weights}
     for name, params in self._params.items():
       if not network_for(params).gray:
         raise BadInput(f"weights {name!r}: take coloured lights; here a light is gray, 9 numbers")
-    self._finder, self._finder_lock = FaceFinder(), threading.Lock()
+    self._finder, self._finder_lock = open_face_finder(face_finder), threading.Lock()
     self._kept = _Kept(_KEPT_BYTES)
 
   def __enter__(self) -> "RelightService":

@@ -221,6 +221,11 @@ def parts_folder(target: Path) -> Path:
   return target.with_name(f"{target.name}.parts")
 
 
+def job_of_parts(target: Path) -> dict[str, Any]:
+  """The `job` of an earlier run whose parts wait for `target`; empty if there are none."""
+  return _Parts(parts_folder(target)).job()
+
+
 def check_target(target: Path, overwrite: bool) -> None:
   """Raises BadInput if a film cannot be written to `target`."""
   check_free(target, overwrite)
@@ -307,7 +312,15 @@ class _Parts:
   """
 
   def __init__(self, folder: Path):
-    self._folder = folder
+    self._folder, self._note = folder, folder / "job.json"
+
+  def job(self) -> dict[str, Any]:
+    """Of the run whose parts lie here; empty where nothing readable says so."""
+    try:
+      job = json.loads(self._note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+      return {}
+    return job if isinstance(job, dict) else {}
 
   def begin(self, job: dict[str, Any], overwrite: bool) -> None:
     """Makes the folder, or checks that what lies there is of the same job.
@@ -315,20 +328,16 @@ class _Parts:
     Raises:
       BadInput: it is of another job and `overwrite` is False, or it cannot be written.
     """
-    note = self._folder / "job.json"
     if os.path.lexists(self._folder):
-      try:
-        others = json.loads(note.read_text(encoding="utf-8"))
-      except (OSError, ValueError):
-        others = {}
+      others = self.job()
       if others == job:
         return
       # A folder without a readable note is nobody's, or was being begun: nothing in it can be used.
-      differing = [name for name in job if not isinstance(others, dict) or others.get(name) != job[name]]
+      differing = [name for name in job if others.get(name) != job[name]]
       if not overwrite:
         raise BadInput(f"{self._folder}: holds parts of another run (other {', '.join(differing)}); {_DISCARD}")
       self.remove()
-    with atomic_output(note) as aside:
+    with atomic_output(self._note) as aside:
       aside.write_text(json.dumps(job), encoding="utf-8")
 
   def remove(self) -> None:

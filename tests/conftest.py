@@ -17,8 +17,10 @@ SHARED = Path(os.environ.get("DPR_SHARED", ROOT.parent / "shared")).resolve()
 _FOLDERS = ("reference/dpr", "reference/tddfa", "models")
 os.environ.setdefault("DPR_ASSETS", os.pathsep.join(str(SHARED / folder) for folder in _FOLDERS))
 
-# The user's own cache is left alone; the entry scripts that tests start share one.
+# The user's own cache is left alone; the entry scripts that tests start share one. It says that MediaPipe's model could
+# not be fetched, so that nobody tries: where the reference data have none, tests run with the embedded face finder.
 os.environ["DPR_CACHE"] = tempfile.mkdtemp(prefix="dpr_jax_cache_")
+Path(os.environ["DPR_CACHE"], "face_landmarker.task.not-fetched").write_text("face_landmarker.task is not fetched here")
 atexit.register(shutil.rmtree, os.environ["DPR_CACHE"], ignore_errors=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -39,11 +41,20 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def finder(shared):
-  """An open FaceFinder."""
-  from dpr_jax.faces import FaceFinder
+  """MediaPipe's face finder, open."""
+  from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 
   shared("models/face_landmarker.task")
-  with FaceFinder() as finder:
+  with MediaPipeFaceFinder() as finder:
+    yield finder
+
+
+@pytest.fixture(scope="module")
+def embedded_finder():
+  """The embedded face finder, open; it needs nothing."""
+  from dpr_jax.embedded_faces import EmbeddedFaceFinder
+
+  with EmbeddedFaceFinder() as finder:
     yield finder
 
 

@@ -1,17 +1,20 @@
 """Fetching, caching and refusing files, against a web server on this machine."""
 
+import contextlib
 import functools
 import gc
 import hashlib
 import http.server
 import os
+import socket
 import threading
+import time
 
 import pooch
 import pytest
 
 from dpr_jax import assets
-from dpr_jax.assets import ASSETS, Asset, asset_path
+from dpr_jax.assets import ASSETS, Asset, asset_path, asset_path_within
 from dpr_jax.errors import BadInput
 
 CONTENT = b"weights " * 1000
@@ -173,6 +176,99 @@ def test_a_failing_download_leaves_nothing(server, cache, register, failure):
   assert "DPR_ASSETS" in message
   assert os.listdir(cache) == []
   gc.collect()  # so that the warning comes here and not in a later test
+
+
+# What commands can do without.
+
+
+def refusal_within(seconds=5.0) -> str:
+  with pytest.raises(BadInput) as caught:
+    asset_path_within("thing", seconds)
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+def test_what_can_be_done_without_is_fetched_once_too(server, cache, register, capsys):
+  register()
+  for _ in range(2):
+    assert asset_path_within("thing", 5) == cache / "thing.bin"
+  assert (cache / "thing.bin").read_bytes() == CONTENT
+  assert server.requests == ["/thing.bin"]
+  assert os.listdir(cache) == ["thing.bin"]
+  assert capsys.readouterr().err == f"fetched thing.bin from http://127.0.0.1:{server.server_port}/thing.bin\n"
+
+
+@pytest.mark.parametrize(
+  ("failure", "error"), [("offline", "ConnectionError"), ("missing", "HTTPError"), ("other content", "ValueError")]
+)
+def test_a_failed_try_is_remembered_for_a_day(server, cache, register, capsys, failure, error):
+  register(**({"url": "http://127.0.0.1:1/thing.bin"} if failure == "offline" else {}))
+  server.files = {} if failure == "missing" else {"/thing.bin": (b"other", 5)}
+  assert refusal_within() == f"thing.bin cannot be fetched ({error})"
+  tries = len(server.requests)
+  register()
+  server.files = {"/thing.bin": (CONTENT, len(CONTENT))}
+  assert refusal_within() == f"thing.bin cannot be fetched ({error}); the next try is a day after that one"
+  assert len(server.requests) == tries
+  assert os.listdir(cache) == ["thing.bin.not-fetched"]
+  assert capsys.readouterr().err == ""
+  day_ago = time.time() - 24 * 3600 - 1
+  os.utime(cache / "thing.bin.not-fetched", (day_ago, day_ago))
+  assert asset_path_within("thing", 5).read_bytes() == CONTENT
+  assert os.listdir(cache) == ["thing.bin"]
+
+
+def test_who_asks_by_name_tries_again(cache, register):
+  register(url="http://127.0.0.1:1/thing.bin")
+  refusal_within()
+  register()
+  assert asset_path("thing").read_bytes() == CONTENT
+  assert asset_path_within("thing", 5) == cache / "thing.bin"  # whatever is remembered
+
+
+def test_a_given_file_counts_whatever_is_remembered(cache, register, monkeypatch, tmp_path):
+  register(url="http://127.0.0.1:1/thing.bin")
+  refusal_within()
+  (tmp_path / "thing.bin").write_bytes(CONTENT)
+  monkeypatch.setenv("DPR_ASSETS", str(tmp_path))
+  assert asset_path_within("thing", 5) == tmp_path / "thing.bin"
+  (tmp_path / "thing.bin").write_bytes(b"other")
+  assert refusal_within().startswith(f"{tmp_path / 'thing.bin'}: not the expected file")
+
+
+@pytest.mark.parametrize("waits", ["for an answer", "in the middle"])
+def test_a_slow_network_is_given_up(cache, register, waits):
+  """One that takes connections and says nothing, and one that sends a byte now and then."""
+  done = threading.Event()
+  with socket.create_server(("127.0.0.1", 0)) as listening:
+
+    def drip():
+      with listening.accept()[0] as connection:
+        if waits == "in the middle":
+          connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n")
+        while not done.wait(0.05):
+          with contextlib.suppress(OSError):
+            if waits == "in the middle":
+              connection.sendall(b"w")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    register(url=f"http://127.0.0.1:{listening.getsockname()[1]}/thing.bin")
+    begun = time.monotonic()
+    try:
+      message = refusal_within(0.4)
+      assert time.monotonic() - begun < 5
+    finally:
+      done.set()
+      thread.join()
+  assert message in ("thing.bin cannot be fetched (TimeoutError)", "thing.bin cannot be fetched (ReadTimeout)")
+  assert os.listdir(cache) == ["thing.bin.not-fetched"]
+
+
+def test_what_cannot_be_remembered_is_no_error_of_its_own(cache, register):
+  register()
+  cache.write_bytes(b"a file where a folder should be")
+  assert refusal_within() == "thing.bin cannot be fetched (NotADirectoryError)"
 
 
 def test_an_unwritable_cache_is_refused(cache, register):
