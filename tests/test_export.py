@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from data_gen import export as export_lib
-from data_gen.export import export, open_folder, plan_shards
+from data_gen.export import ExportFolder, export, open_folder, plan_shards
 from data_gen.synthesis import Settings, open_lights
 from dpr_jax import records
-from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
+from dpr_jax.faces import choose_face_finder
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small faces in many small shards.
@@ -304,6 +304,57 @@ def test_photos_give_the_same_bytes_however_many_work_on_them(shared, tmp_path):
   assert 'text.jpg,"not a usable picture: ' in made[0]["rejected.csv"].decode()
 
 
+# The face finder.
+
+
+def test_the_face_finder_is_on_record(photos, tmp_path):
+  """The one that was named; without a name the one that was chosen; none where none was needed."""
+  for named in (None, "embedded"):
+    settings = Settings(source=str(photos), size=128, normals="face_mesh", light_estimator="fit", face_finder=named)
+    export(settings, tmp_path / f"{named}", workers=1)
+    about = json.loads((tmp_path / f"{named}" / "export.json").read_text())
+    assert about["settings"]["face_finder"] == (named or choose_face_finder())
+    assert f"faces found by {named or choose_face_finder()}" in export_lib.describe(settings, tmp_path / "new")
+
+
+def test_exact_faces_need_no_finder(undisturbed, tmp_path):
+  assert json.loads((undisturbed / "export.json").read_text())["settings"]["face_finder"] is None
+  assert "found by" not in export_lib.describe(SMALL, tmp_path / "new")
+
+
+def test_an_export_goes_on_with_the_finder_that_it_began_with(photos, tmp_path, monkeypatch):
+  shutil.copy(photos / "good.png", photos / "also good.png")
+  settings = Settings(
+    source=str(photos),
+    size=128,
+    normals="face_mesh",
+    light_estimator="fit",
+    lights_per_image=1,
+    shard_megabytes=0.1,
+    face_finder="embedded",
+  )
+  unnamed = dataclasses.replace(settings, face_finder=None)
+  export(settings, tmp_path / "undisturbed", workers=1)
+  out, write_shard, written = tmp_path / "dataset", ExportFolder.write_shard, []
+
+  def killed_after_one(folder, *shard):
+    if written:
+      raise KeyboardInterrupt
+    written.append(write_shard(folder, *shard))
+
+  with monkeypatch.context() as patched:
+    patched.setattr(ExportFolder, "write_shard", killed_after_one)
+    with pytest.raises(KeyboardInterrupt):
+      export(settings, out, workers=1)
+  monkeypatch.setattr("data_gen.synthesis.choose_face_finder", lambda name=None: name or "mediapipe")
+  with pytest.raises(BadInput, match=r"with other face_finder \(embedded, now mediapipe\)"):
+    export(dataclasses.replace(settings, face_finder="mediapipe"), out, workers=1)
+  assert "faces found by embedded" in export_lib.describe(unnamed, out)
+  assert "faces found by mediapipe" in export_lib.describe(unnamed, tmp_path / "new")
+  export(unnamed, out, workers=1)
+  assert contents(out) == contents(tmp_path / "undisturbed")
+
+
 @pytest.fixture
 def heard_interrupts():
   """Lets SIGINT through to processes started here: where the tests are a shell's background job, it is ignored."""
@@ -336,16 +387,15 @@ def test_missing_models_stop_it_before_anything_is_written(photos, tmp_path, mon
     ("face_mesh", "network", "no-weights.t7"),
   ):
     settings = Settings(
-      source=str(photos), normals=normals, light_estimator=estimator, weights=str(tmp_path / "no-weights.t7")
+      source=str(photos),
+      face_finder="embedded",
+      normals=normals,
+      light_estimator=estimator,
+      weights=str(tmp_path / "no-weights.t7"),
     )
-    monkeypatch.setattr("data_gen.synthesis.asset_path", has_landmarker)
     with pytest.raises(BadInput, match=missing):
       export(settings, tmp_path / "dataset", workers=1)
     assert not (tmp_path / "dataset").exists()
-
-
-def has_landmarker(name):
-  return name if name == "face-landmarker" else asset_path(name)
 
 
 def test_an_unknown_runner_is_named(tmp_path):

@@ -442,12 +442,12 @@ def test_the_largest_face_gives_the_light(tmp_path, monkeypatch):
   class Network:
     native_size = 1024
 
-  monkeypatch.setattr(lights, "find_faces", lambda pixels: faces)
+  monkeypatch.setattr(lights, "find_faces", lambda pixels, face_finder: faces if face_finder == "embedded" else [])
   monkeypatch.setattr(hourglass, "network_for", lambda params: Network)
   monkeypatch.setattr(portrait, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or NUMBERS)
   pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
   write_photo(tmp_path / "portrait.png", Photo(pixels))
-  np.testing.assert_array_equal(parse_light(str(tmp_path / "portrait.png"), params={}), NUMBERS)
+  np.testing.assert_array_equal(parse_light(str(tmp_path / "portrait.png"), {}, "embedded"), NUMBERS)
   [(params, given, face, size)] = seen
   assert params == {}
   np.testing.assert_array_equal(given, pixels)

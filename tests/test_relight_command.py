@@ -104,6 +104,11 @@ def test_values_out_of_range_are_refused_by_the_flag_name(flag, value):
     Options(**{flag: value})
 
 
+def test_a_face_finder_that_there_is_not_is_refused():
+  with pytest.raises(BadInput, match=r"^--face_finder dlib: must be one of embedded, mediapipe$"):
+    Options(face_finder="dlib")
+
+
 def test_values_at_the_edge_of_their_range_are_taken():
   Options(strength=0, intensity=1e-6, size=256, face=1)
   Options(strength=3, intensity=10, size=2048)
@@ -654,6 +659,23 @@ def test_wishes_that_a_film_cannot_grant_are_refused_before_any_work(clip, monke
   assert film_refusal(SMALL, clip, clip) == f"{clip}: exists already (--overwrite replaces it)"
   assert film_refusal(SMALL, clip, out.with_suffix(".gif")).endswith("out.gif: a relit film has the suffix .mp4")
   assert contents(clip.parent).keys() == {"clip.mp4"}
+
+
+def test_a_film_goes_on_with_the_finder_that_it_began_with(clip, monkeypatch):
+  out, opened, open_one = clip.with_name("out.mp4"), [], relight_command.open_face_finder
+  monkeypatch.setattr(relight_command, "open_face_finder", lambda name: opened.append(name) or open_one(name))
+  with monkeypatch.context() as patched:
+    patched.setattr(Studio, "relight", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      relight_film(with_(face_finder="embedded"), clip, out)
+  note = out.with_name("out.mp4.parts") / "job.json"
+  begun = note.read_text()
+  note.write_text(begun.replace('"face finder": "embedded"', '"face finder": "mediapipe"'))
+  assert "(other face finder)" in film_refusal(with_(face_finder="embedded"), clip, out)
+  note.write_text(begun)
+  relight_film(SMALL, clip, out)
+  assert opened == ["embedded"] * 3
+  assert len(frames_of(out)) == 6
 
 
 def test_other_weights_are_another_run(clip, monkeypatch):

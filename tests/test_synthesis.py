@@ -83,6 +83,8 @@ def test_a_portrait_depends_on_nothing_but_itself():
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
+    ({**PHOTO, "face_finder": "dlib"}, "--face_finder dlib: must be one of embedded, mediapipe"),
+    ({"face_finder": "embedded"}, "--face_finder: exact normals need no face to be found"),
     ({"normals": "guess"}, "--normals guess: must be one of face_mesh, tddfa, synthetic"),
     ({"light_estimator": "guess"}, "--light_estimator guess: must be one of fit, sfsnet, network, truth"),
     ({"denoise": "much"}, "--denoise much"),
@@ -281,6 +283,23 @@ def test_the_chroma_of_a_portrait_stays(relit):
     good = relit.record.mask & (after[..., 0] > 20) & (after[..., 0] < 70)
     if good.sum() > 50:
       assert np.abs(before - after)[..., 1:][good].mean() < 3
+
+
+@pytest.mark.parametrize(
+  ("settings", "earlier", "named"),
+  [
+    ({}, None, None),  # the faces are known
+    ({}, "embedded", None),
+    (PHOTO, None, "chosen"),
+    (PHOTO, "embedded", "embedded"),
+    ({**PHOTO, "face_finder": "mediapipe"}, "embedded", "mediapipe"),
+    ({"normals": "face_mesh", "light_estimator": "fit"}, None, "chosen"),
+  ],
+)
+def test_the_face_finder_is_named_once(monkeypatch, settings, earlier, named):
+  monkeypatch.setattr(synthesis, "choose_face_finder", lambda: "chosen")
+  monkeypatch.setattr(synthesis, "FACE_FINDERS", ("embedded", "mediapipe", "chosen"))
+  assert synthesis.with_face_finder(Settings(**settings), earlier).face_finder == named
 
 
 def test_settings_can_be_written_down():
