@@ -11,9 +11,9 @@ setup(
   long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
-  license_files=["LICENSE"],
+  license_files=["LICENSE", "NOTICE"],
   packages=find_packages(include=["dpr_jax", "dpr_jax.*", "data_gen", "data_gen.*"]),
-  package_data={"dpr_jax": ["weights/*.npz", "web/*"]},
+  package_data={"dpr_jax": ["weights/*.npz", "web/*"], "data_gen": ["canonical_face.npz"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
@@ -23,12 +23,11 @@ setup(
     "grain>=0.2.18",
     "jax>=0.10",
     "libigl>=2.6.3",
-    "mediapipe>=1.0",
     "ml_collections>=1.1",
     "ml_dtypes>=0.5",
     "numba>=0.61",
     "numpy>=2.1",
-    # The one OpenCV wheel: MediaPipe requires it, and a second one would overwrite its files.
+    # The one OpenCV wheel: MediaPipe (an extra) requires it, and a second one would overwrite its files.
     "opencv-contrib-python>=5.0",
     "openexr>=3.3",
     "optax>=0.2.8",
@@ -49,9 +48,11 @@ setup(
     "tfds": ["tensorflow"],
     "beam": ["apache-beam>=2.70"],
     "app": ["gradio>=6.31"],
+    "mediapipe": ["mediapipe>=1.0"],
     "test": [
       "apache-beam>=2.70",
       "gradio>=6.31",
+      "mediapipe>=1.0",
       "playwright>=1.60",
       "pyshtools",
       "pytest>=8",

@@ -1,21 +1,19 @@
 """Normals from MediaPipe's face mesh: 468 landmarks with depth, straightened, subdivided smoothly and rasterised.
 
-Triangles and canonical face come from the geometry metadata inside MediaPipe's own model file. Axes of a mesh here: x
-to the right and y up in the plane of the photo, z towards the viewer.
+Both face finders lay MediaPipe's landmarks. Axes of a mesh here: x to the right and y up in the plane of the photo, z
+towards the viewer.
 """
 
 import functools
-import zipfile
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import igl
 import numpy as np
 
+from data_gen.canonical_face import canonical_face
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.rasterize import rasterize
-from dpr_jax.assets import asset_path
-from dpr_jax.faces import Face
+from dpr_jax.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face
 from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")
@@ -24,25 +22,24 @@ cv2 = import_native("cv2")
 # on 799 frontal portraits against structure from motion: when a head turns, its landmarks move sideways by their true
 # depth.
 LEAN = 0.07
+# Numbers of landmarks, from MediaPipe's documentation of the face mesh. Left and right as seen in the picture.
+LEFT_BROW = [46, 52, 53, 55, 63, 65, 66, 70, 105, 107]
+RIGHT_BROW = [276, 282, 283, 285, 293, 295, 296, 300, 334, 336]
+LIPS = [
+  *(0, 13, 14, 17, 37, 39, 40, 61, 78, 80, 81, 82, 84, 87, 88, 91, 95, 146, 178, 181, 185, 191, 267, 269, 270, 291),
+  *(308, 310, 311, 312, 314, 317, 318, 321, 324, 375, 402, 405, 409, 415),
+]  # fmt: skip
+NOSE = [
+  *(1, 2, 4, 5, 6, 19, 45, 48, 64, 94, 97, 98, 115, 168, 195, 197, 220, 275, 278, 294, 326, 327, 344, 440),
+]  # fmt: skip
+# What ARAP holds on to, in the order of their numbers.
+CONTOURS = sorted({*OVAL, *LEFT_EYE, *RIGHT_EYE, *LEFT_BROW, *RIGHT_BROW, *LIPS, *NOSE})
+
 _SUBDIVISIONS = 2
 # Standard deviation, relative to the mesh's height, of the blur that takes away what 468 points don't know: ripples,
 # and slivers of the folds at nostrils and lips, which would shine as thin bright lines. On procedural faces it brings
 # the normals closer to the truth.
 _SMOOTHING = 0.012
-_METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
-
-
-class CanonicalFace(NamedTuple):
-  """MediaPipe's mean face, looking straight at the camera.
-
-  Attributes:
-    vertices: `[468, 3]` in cm.
-    triangles: `[898, 3]` vertex numbers, counterclockwise seen from outside. One sheet without holes: eyes and mouth
-      are closed.
-  """
-
-  vertices: np.ndarray
-  triangles: np.ndarray
 
 
 class HeadPose(NamedTuple):
@@ -69,7 +66,6 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
     face: as `dpr_jax.faces` found it there, with depth.
 
   Raises:
-    BadInput: MediaPipe's model is not at hand.
     ValueError: the face has no depth.
   """
   vertices, triangles = subdivided(face_mesh(face))
@@ -88,7 +84,7 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
   part = np.where(_features(face.landmarks - 0.5 - shift, *size), Label.FEATURE, Label.SKIN)
   label[box] = np.where(np.isfinite(near), part, Label.BACKGROUND)
   depth[box] = near
-  landmarks = face.landmarks[_contours()] - 0.5
+  landmarks = face.landmarks[CONTOURS] - 0.5
   return FaceMaps(normal, label, landmarks, landmarks, depth)
 
 
@@ -99,7 +95,6 @@ def face_mesh(face: Face) -> np.ndarray:
   out of z alone, as the landmarks lie right in the photo, and along the way up of the head as the photo shows it.
 
   Raises:
-    BadInput: MediaPipe's model is not at hand.
     ValueError: the face has no depth.
   """
   if face.depth is None:
@@ -115,7 +110,6 @@ def head_pose(face: Face) -> HeadPose:
   """The rotation that lays the canonical face on the straightened mesh (Umeyama 1991), in degrees.
 
   Raises:
-    BadInput: MediaPipe's model is not at hand.
     ValueError: the face has no depth.
   """
   rotation = _rotation(face_mesh(face))
@@ -160,58 +154,7 @@ def _box(corners: np.ndarray, height: int, width: int) -> tuple[tuple[slice, sli
 
 def _features(landmarks: np.ndarray, height: int, width: int) -> np.ndarray:
   """`[H, W]` bool: the convex hulls of eyes, brows and mouth."""
-  connections = import_native("mediapipe.tasks.python").vision.FaceLandmarksConnections
   features = np.zeros((height, width), np.uint8)
-  for part in ("LEFT_EYE", "RIGHT_EYE", "LEFT_EYEBROW", "RIGHT_EYEBROW", "LIPS"):
-    outline = landmarks[_ends(getattr(connections, f"FACE_LANDMARKS_{part}"))]
-    cv2.fillConvexPoly(features, cv2.convexHull(np.round(outline).astype(np.int32)), 1)
+  for part in (LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LIPS):
+    cv2.fillConvexPoly(features, cv2.convexHull(np.round(landmarks[part]).astype(np.int32)), 1)
   return features.astype(bool)
-
-
-def _contours() -> np.ndarray:
-  """Numbers of the landmarks on the outlines of face, eyes, brows, nose and mouth."""
-  connections = import_native("mediapipe.tasks.python").vision.FaceLandmarksConnections
-  return _ends(connections.FACE_LANDMARKS_CONTOURS + connections.FACE_LANDMARKS_NOSE)
-
-
-def _ends(connections: list) -> np.ndarray:
-  return np.unique([(connection.start, connection.end) for connection in connections])
-
-
-@functools.cache
-def canonical_face() -> CanonicalFace:
-  """Reads MediaPipe's canonical face.
-
-  Raises:
-    BadInput: MediaPipe's model is not at hand.
-  """
-  with zipfile.ZipFile(asset_path("face-landmarker")) as model:
-    metadata = model.read(_METADATA)
-  # mediapipe/tasks/cc/vision/face_geometry/proto: GeometryPipelineMetadata.canonical_mesh is field 1; in Mesh3d the
-  # vertices (x, y, z, u, v) are field 3, the triangles field 4.
-  [mesh] = (value for number, value in _protobuf_fields(metadata) if number == 1)
-  fields = list(_protobuf_fields(mesh))
-  vertices = np.frombuffer(b"".join(value for number, value in fields if number == 3), "<f4").reshape(-1, 5)
-  triangles = np.array([value for number, value in fields if number == 4]).reshape(-1, 3)
-  return CanonicalFace(vertices[:, :3].astype(float), triangles)
-
-
-def _protobuf_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-  """Number and value of each field: an int for varints, the bytes of anything else."""
-  position = 0
-
-  def take(count: int) -> bytes:
-    nonlocal position
-    position += count
-    return message[position - count : position]
-
-  def varint() -> int:
-    [byte] = take(1)
-    return byte if byte < 128 else byte - 128 + 128 * varint()
-
-  while position < len(message):
-    number, wire_type = divmod(varint(), 8)
-    if wire_type == 0:
-      yield number, varint()
-    else:
-      yield number, take({1: 8, 5: 4}.get(wire_type) or varint())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from data_gen import face_mesh
+from data_gen.canonical_face import PACKAGED, canonical_face, read_model, write
 from data_gen.face_maps import Label
-from data_gen.face_mesh import LEAN, canonical_face, face_maps, head_pose, subdivided
-from dpr_jax.faces import OVAL, Face, frame_face
+from data_gen.face_mesh import CONTOURS, LEAN, LEFT_BROW, LIPS, NOSE, RIGHT_BROW, face_maps, head_pose, subdivided
+from dpr_jax.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face, frame_face
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import read_photo
 
@@ -18,8 +19,7 @@ FEATURES = {"left eye": [33, 133, 159, 145], "right eye": [263, 362, 386, 374], 
 
 
 @pytest.fixture(scope="module")
-def canonical(shared):
-  shared("models/face_landmarker.task")
+def canonical():
   return canonical_face()
 
 
@@ -70,12 +70,50 @@ def directed_edges(triangles):
   return [(t[i], t[(i + 1) % 3]) for t in triangles.tolist() for i in range(3)]
 
 
-def test_the_outlines_that_mediapipe_documents_are_edges_of_the_mesh(canonical):
+@pytest.fixture(scope="module")
+def documented():
+  """The connections that MediaPipe names, by name: pairs of landmarks."""
+  pytest.importorskip("mediapipe", reason="MediaPipe (extra `mediapipe`) is not installed")
   connections = import_native("mediapipe.tasks.python.vision").FaceLandmarksConnections
+  return {
+    name.removeprefix("FACE_LANDMARKS_"): [(connection.start, connection.end) for connection in pairs]
+    for name, pairs in vars(connections).items()
+    if name.startswith("FACE_LANDMARKS_")
+  }
+
+
+def test_the_packaged_face_is_that_of_mediapipes_model(shared, tmp_path, canonical):
+  face = read_model(shared("models/face_landmarker.task"))
+  np.testing.assert_array_equal(canonical.vertices, face.vertices)
+  np.testing.assert_array_equal(canonical.triangles, face.triangles)
+  write(face, tmp_path / "again.npz")
+  with np.load(tmp_path / "again.npz") as again, np.load(PACKAGED) as packaged:
+    for name in ("vertices", "triangles"):
+      assert again[name].dtype == packaged[name].dtype
+      np.testing.assert_array_equal(again[name], packaged[name])
+
+
+def test_the_landmark_numbers_are_mediapipes(documented):
+  """Its left and right are the subject's."""
+  parts = {
+    "RIGHT_EYE": LEFT_EYE,
+    "LEFT_EYE": RIGHT_EYE,
+    "RIGHT_EYEBROW": LEFT_BROW,
+    "LEFT_EYEBROW": RIGHT_BROW,
+    "LIPS": LIPS,
+    "NOSE": NOSE,
+  }
+  for name, numbers in parts.items():
+    assert len(numbers) == len(set(numbers))
+    assert set(numbers) == {end for pair in documented[name] for end in pair}, name
+  assert sorted({end for pair in documented["CONTOURS"] + documented["NOSE"] for end in pair}) == CONTOURS
+
+
+def test_the_outlines_that_mediapipe_documents_are_edges_of_the_mesh(canonical, documented):
   edges = {frozenset(edge) for edge in directed_edges(canonical.triangles)}
   for part in ("FACE_OVAL", "LEFT_EYE", "RIGHT_EYE", "LIPS"):
-    for connection in getattr(connections, f"FACE_LANDMARKS_{part}"):
-      assert frozenset((connection.start, connection.end)) in edges
+    for pair in documented[part]:
+      assert frozenset(pair) in edges
 
 
 def test_the_canonical_face_is_one_disc_turned_outwards(canonical):
