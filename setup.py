@@ -13,7 +13,7 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE", "NOTICE"],
   packages=find_packages(include=["dpr_jax", "dpr_jax.*", "data_gen", "data_gen.*"]),
-  package_data={"dpr_jax": ["weights/*.npz", "web/*"], "data_gen": ["canonical_face.npz"]},
+  package_data={"dpr_jax": ["weights/*.npz", "web/*"], "data_gen": ["canonical_face.npz", "heads/landmarks.csv"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",

@@ -1,0 +1,1 @@
+"""Rendered heads whose MediaPipe landmarks are exactly known at any pose."""
