@@ -135,7 +135,7 @@ def open_face_finder(name: str | None = None) -> FaceFinder:
   """
   name = name or _default
   if name is None:
-    return _open_default()
+    return _decide() or open_face_finder("embedded")
   if name == "mediapipe":
     from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 
@@ -158,13 +158,15 @@ def choose_face_finder(name: str | None = None) -> str:
 
     check_mediapipe()
   elif name is None and _default is None:
-    _open_default().close()
+    if finder := _decide():
+      finder.close()
   elif name not in (None, *FACE_FINDERS):
     raise _unknown(name)
   return name or _default
 
 
-def _open_default() -> FaceFinder:
+def _decide() -> FaceFinder | None:
+  """Decides which finder this process takes where none is named. Returns MediaPipe's, opened, if it is that one."""
   global _default
   try:
     if not is_installed("mediapipe"):
@@ -173,8 +175,9 @@ def _open_default() -> FaceFinder:
     finder = open_face_finder("mediapipe")
   except (BadInput, MissingSystemLibrary) as error:
     print(f"face finder: embedded, for {error}. MediaPipe's {_LOST}", file=sys.stderr)
-    finder = open_face_finder("embedded")
-  _default = finder.name
+    _default = "embedded"
+    return None
+  _default = "mediapipe"
   return finder
 
 
