@@ -17,6 +17,9 @@ from dpr_jax.output_files import atomic_output
 
 PACKAGED = Path(__file__).with_name("canonical_face.npz")
 
+# The irises are not in the canonical face: of their ten points, the partner of each on the other side. MediaPipe counts
+# the centre, then the rim from the eye's right over the top.
+_IRISES = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 _METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
 
 
@@ -38,6 +41,20 @@ def canonical_face() -> CanonicalFace:
   """Returns the canonical face of this package."""
   with np.load(PACKAGED, allow_pickle=False) as stored:
     return CanonicalFace(stored["vertices"].astype(float), stored["triangles"].astype(int))
+
+
+def mirrored_landmarks() -> np.ndarray:
+  """`[478]`: the number that each of MediaPipe's landmarks has in the mirror image of a face.
+
+  Raises:
+    ValueError: the canonical face is not symmetric.
+  """
+  vertices = canonical_face().vertices
+  distances = np.linalg.norm(vertices[:, None] * (-1, 1, 1) - vertices[None], axis=-1)
+  partner = distances.argmin(axis=1)
+  if (partner[partner] != np.arange(len(partner))).any():
+    raise ValueError("the canonical face is not its own mirror image")
+  return np.concatenate([partner, _IRISES])
 
 
 def read_model(path: Path) -> CanonicalFace:

@@ -60,11 +60,11 @@ def load_params(source: str | os.PathLike):
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
     raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join((DEFAULT, *OFFICIAL))}")
   if path.suffix == _ARCHIVE:
-    variables = _read_archive(path)
+    variables = read_archive(path)
   else:
     variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
   _check_shapes(variables, path)
-  _check_finite(variables, path)
+  check_finite(variables, path)
   return jax.tree.map(jnp.asarray, variables)
 
 
@@ -93,8 +93,12 @@ def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> 
     np.savez_compressed(file, **arrays)
 
 
-def _read_archive(path: Path):
-  """The variables in an archive; everything about them is still to be checked."""
+def read_archive(path: Path):
+  """The variables in an archive that `save_params` wrote, float32 NumPy arrays; names and shapes are not checked yet.
+
+  Raises:
+    BadInput: not an archive of floating-point arrays, a damaged one, or one that unpacks to more than any weights have.
+  """
   try:
     with zipfile.ZipFile(path) as archive:
       size = sum(member.file_size for member in archive.infolist())
@@ -151,7 +155,7 @@ def _restore(checkpoint: Path):
   with _damage_named(path):
     variables = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
   _check_shapes(variables, path)
-  _check_finite(variables, path)
+  check_finite(variables, path)
   _warn_of_missing_skips(checkpoint)
   return jax.tree.map(jnp.asarray, variables)
 
@@ -203,6 +207,11 @@ def _check_shapes(variables, path: Path) -> None:
   expected = jax.eval_shape(
     network.init, jax.random.key(0), jnp.zeros((1, side, side, 1)), jnp.zeros((1, network.light_size))
   )
+  check_structure(variables, expected, path)
+
+
+def check_structure(variables, expected, path: Path) -> None:
+  """BadInput, naming the first array that differs, unless `variables` have the names and shapes of `expected`."""
   given = {jax.tree_util.keystr(key): leaf.shape for key, leaf in jax.tree_util.tree_leaves_with_path(variables)}
   needed = {jax.tree_util.keystr(key): leaf.shape for key, leaf in jax.tree_util.tree_leaves_with_path(expected)}
   for key in sorted(given.keys() | needed.keys()):
@@ -212,7 +221,8 @@ def _check_shapes(variables, path: Path) -> None:
       )
 
 
-def _check_finite(variables, path: Path) -> None:
+def check_finite(variables, path: Path) -> None:
+  """BadInput, naming the array, if any of `variables` holds a number that is not finite."""
   for key, leaf in jax.tree_util.tree_leaves_with_path(variables):
     if not np.isfinite(leaf).all():
       raise BadInput(f"{path}: {jax.tree_util.keystr(key)} has values that are not finite")

@@ -11,7 +11,7 @@ import sys
 import igl
 import numpy as np
 
-from data_gen.canonical_face import canonical_face
+from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_mesh import face_mesh, head_pose
 from data_gen.heads import attachments, lighting, materials
 from data_gen.heads import morphable_head as parts
@@ -68,15 +68,6 @@ def main(folder: str) -> None:
   places = (places + places[mirror] * (-1, 1, 1)) / 2
   print(f"median deviation {np.median(spread):.3f} cm, 90 % {np.percentile(spread, 90):.3f}, most {spread.max():.3f}")
   _write(model, reference, places)
-
-
-def mirrored_landmarks() -> np.ndarray:
-  """`[478]`: the landmark on the other side of the face."""
-  vertices = canonical_face().vertices
-  distance = np.linalg.norm(vertices[:, None] * (-1, 1, 1) - vertices, axis=-1)
-  # Irises: centre, then the rim, which MediaPipe counts from each eye's right over the top to the left and bottom.
-  irises = [473, 476, 475, 474, 477, 468, 471, 470, 469, 472]
-  return np.concatenate([distance.argmin(axis=1), irises])
 
 
 def _hits(

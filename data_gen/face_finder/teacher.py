@@ -1,0 +1,60 @@
+"""MediaPipe's answers on portraits: what the embedded face finder learns from (distillation: Hinton et al. 2015)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_gen.canonical_face import mirrored_landmarks
+from dpr_jax.errors import BadInput
+from dpr_jax.faces import Face, FaceFinder
+from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.records import split_of
+
+
+class LabelledPortrait(NamedTuple):
+  """A portrait with one face.
+
+  Attributes:
+    pixels: `[H, W, 3]` uint8 RGB.
+    points: `[478, 3]` float32, x and y in pixels from the top left corner, z towards the viewer in the same unit.
+  """
+
+  pixels: np.ndarray
+  points: np.ndarray
+
+
+def split_portraits(folder: Path) -> tuple[list[Path], list[Path]]:
+  """The portraits of a folder to learn from, and those that `export_dataset.py` keeps out of training, too.
+
+  Raises:
+    BadInput: not a readable folder.
+  """
+  try:
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+  except OSError as error:
+    raise BadInput(f"{folder}: not a readable folder ({error.strerror})") from error
+  held_out = {path for path in paths if split_of(path.name) != "train"}
+  return [path for path in paths if path not in held_out], sorted(held_out)
+
+
+def label_portraits(paths: Sequence[Path], finder: FaceFinder) -> list[LabelledPortrait]:
+  """Asks MediaPipe about photos with one face each, and leaves out those in which it sees none or several.
+
+  What it says of a photo and of its mirror image is averaged, which takes away a part of its noise.
+  """
+  partner = mirrored_landmarks()
+  labelled = []
+  for path in paths:
+    pixels = to_8_bits(read_photo(path).pixels)
+    faces, mirrored = finder.find(pixels), finder.find(np.ascontiguousarray(pixels[:, ::-1]))
+    if len(faces) == len(mirrored) == 1:
+      points, again = _points(faces[0]), _points(mirrored[0])[partner]
+      again[:, 0] = pixels.shape[1] - again[:, 0]
+      labelled.append(LabelledPortrait(pixels, (points + again) / 2))
+  return labelled
+
+
+def _points(face: Face) -> np.ndarray:
+  return np.column_stack([face.landmarks, face.depth]).astype(np.float32)
