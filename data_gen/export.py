@@ -367,10 +367,11 @@ def prepare(settings: Settings, path: Path) -> tuple[Settings, Source, LightSour
   """
   if settings.source != SYNTHETIC and Path(settings.source).resolve() in [path.resolve(), *path.resolve().parents]:
     raise BadInput(f"{path}: lies inside --source, where its pictures would be taken for photos")
-  open_source(settings)  # what is wrong with the folder is said first
+  source = open_source(settings)
+  _ = source.ids  # what is wrong with the folder is said before a model is fetched
   settings = with_face_finder(settings, _written_settings(path / _WORK).get("face_finder"))
   check_models(settings)
-  return settings, open_source(settings), open_lights(settings)
+  return settings, source, open_lights(settings)
 
 
 def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> Summary:

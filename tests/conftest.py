@@ -1,6 +1,7 @@
 """Where the reference data are, and a JAX that forgives nothing."""
 
 import atexit
+import collections
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +35,7 @@ def shared() -> Callable[[str], Path]:
   def find(relative: str) -> Path:
     path = SHARED / relative
     if not path.exists():
-      pytest.skip(f"reference data missing: {path} (set DPR_SHARED)")
+      pytest.skip(f"reference data missing (DPR_SHARED): {relative}")
     return path
 
   return find
@@ -58,9 +60,30 @@ def embedded_finder():
     yield finder
 
 
+@pytest.fixture(scope="session")
+def group_photo(tmp_path_factory) -> Path:
+  """Two people side by side, who are scikit-image's astronaut and her mirror image: `two_faces.png`, 300 x 600."""
+  from dpr_jax.photo import Photo, write_photo
+  from dpr_jax.pictures import astronaut
+
+  path = tmp_path_factory.mktemp("group") / "two_faces.png"
+  write_photo(path, Photo(np.hstack([astronaut(), astronaut()[:, ::-1]])))
+  return path
+
+
 @pytest.fixture(scope="module")
 def obama(shared):
   """The authors' demo photo, `[909, 727, 3]` uint8 RGB."""
   from dpr_jax.photo import read_photo
 
   return read_photo(shared("reference/dpr/obama.jpg")).pixels
+
+
+def pytest_terminal_summary(terminalreporter):
+  """What was left out, and for want of what."""
+  reports = terminalreporter.stats.get("skipped", [])
+  wants = collections.Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+  if wants:
+    terminalreporter.section(f"skipped: {len(reports)}")
+    for want, count in sorted(wants.items()):
+      terminalreporter.line(f"{count:5d}  {want}")

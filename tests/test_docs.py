@@ -208,11 +208,10 @@ def test_other_commands_are_known_ones(line, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def desk(shared, tmp_path_factory):
+def desk(tmp_path_factory):
   """A folder with the files that the pages name; what a page itself writes is written as it says."""
   from skimage import data
 
-  shared("models/face_landmarker.task")
   folder = tmp_path_factory.mktemp("docs")
   portrait = np.ascontiguousarray(data.astronaut()[:300, 70:370, ::-1])
   assert cv2.imwrite(str(folder / "portrait.jpg"), portrait)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import dpr_jax
 from dpr_jax.assets import ASSETS
+from dpr_jax.faces import is_installed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +75,36 @@ def test_the_demo_is_silent_and_the_second_one_compiles_nothing(start, shared, t
   assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
   assert files(tmp_path / "cache/dpr_jax/xla") == compiled
   assert (tmp_path / "cwd/demo/astronaut_sheet.png").read_bytes() == sheet
+
+
+def test_the_demo_needs_nothing_but_the_package(start, fakes, tmp_path):
+  """No network, no home, and no MediaPipe; what is lost is said in one line, unless the finder was named."""
+  lost = "MediaPipe's landmarks are more precise, and it misses fewer faces that are small or turned away\n"
+  first, second = (start(ROOT / "relight.py", "--demo") for _ in range(2))
+  if is_installed("mediapipe"):
+    because = "face_landmarker.task cannot be fetched (ProxyError)"
+    again = f"{because}; the next try is a day after that one"
+  else:
+    because = again = 'the package mediapipe is not installed (pip install -e ".[mediapipe]")'
+  for ended, reason in ((first, because), (second, again)):
+    assert (ended.returncode, ended.stdout) == (0, "demo/astronaut_relit.png and demo/astronaut_sheet.png\n")
+    assert ended.stderr == f"face finder: embedded, for {reason}. {lost}"
+  relit = (tmp_path / "cwd/demo/astronaut_relit.png").read_bytes()
+  named = start(ROOT / "relight.py", "--demo", "--face_finder=embedded", **fakes("mediapipe"))
+  assert (named.returncode, named.stderr) == (0, "")
+  assert (tmp_path / "cwd/demo/astronaut_relit.png").read_bytes() == relit
+
+
+def test_mediapipe_by_name_is_not_replaced_by_another(start, tmp_path):
+  ended = start(ROOT / "relight.py", "--demo", "--face_finder=mediapipe")
+  assert (ended.returncode, ended.stdout) == (2, "")
+  line = ended.stderr.splitlines()[-1]
+  if is_installed("mediapipe"):
+    assert line.startswith("relight.py: face_landmarker.task: cannot be fetched from https://storage.googleapis.com/")
+  else:
+    needed = 'the package is not installed; pip install -e ".[mediapipe]"'
+    assert line == f"relight.py: --face_finder mediapipe: {needed}"
+  assert not files(tmp_path / "cwd")
 
 
 def test_weights_that_cannot_be_fetched_are_named_with_their_place(start, tmp_path):
@@ -186,10 +217,11 @@ def test_export_flags_that_are_wrong_are_refused_at_once(start, fakes, tmp_path,
     (["--light_estimator=network", "--weights=none.t7"], "weights 'none.t7': no such file or training run; "),
   ],
 )
-def test_exports_that_cannot_be_stop_before_anything_is_written(start, shared, tmp_path, arguments, message):
+def test_exports_that_cannot_be_stop_before_anything_is_written(start, tmp_path, arguments, message):
   (tmp_path / "cwd" / "empty").mkdir()
-  landmarker = {"DPR_ASSETS": str(shared("models"))}
-  ended = start(ROOT / "export_dataset.py", "--out=dataset", "--size=128", *arguments, **landmarker)
+  if "--normals=tddfa" in arguments:
+    arguments = [*arguments, "--face_finder=embedded"]
+  ended = start(ROOT / "export_dataset.py", "--out=dataset", "--size=128", *arguments)
   assert (ended.returncode, ended.stdout) == (2, "")
   assert ended.stderr.startswith("export_dataset.py: " + message.format(cwd=tmp_path / "cwd"))
   assert ended.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ from data_gen import face_mesh
 from data_gen.canonical_face import PACKAGED, canonical_face, read_model, write
 from data_gen.face_maps import Label
 from data_gen.face_mesh import CONTOURS, LEAN, LEFT_BROW, LIPS, NOSE, RIGHT_BROW, face_maps, head_pose, subdivided
-from dpr_jax.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face, frame_face
+from dpr_jax.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face, frame_face, is_installed
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import read_photo
 
@@ -73,7 +73,8 @@ def directed_edges(triangles):
 @pytest.fixture(scope="module")
 def documented():
   """The connections that MediaPipe names, by name: pairs of landmarks."""
-  pytest.importorskip("mediapipe", reason="MediaPipe (extra `mediapipe`) is not installed")
+  if not is_installed("mediapipe"):
+    pytest.skip("MediaPipe (extra `mediapipe`) is not installed")
   connections = import_native("mediapipe.tasks.python.vision").FaceLandmarksConnections
   return {
     name.removeprefix("FACE_LANDMARKS_"): [(connection.start, connection.end) for connection in pairs]

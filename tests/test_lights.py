@@ -7,12 +7,12 @@ import OpenEXR
 import pytest
 from skimage import data
 
-from dpr_jax import hourglass, lights, portrait, sh
+from dpr_jax import hourglass, lights, pictures, portrait, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, find_faces
 from dpr_jax.lights import PRESETS, parse_light, read_environment
-from dpr_jax.photo import Photo, read_photo, write_photo
+from dpr_jax.photo import Photo, write_photo
 from dpr_jax.portrait import Portrait
 
 # Where each preset is brightest, as seen in the picture: -1 left or bottom, 1 right or top, 0 in the middle, None free.
@@ -455,20 +455,22 @@ def test_the_largest_face_gives_the_light(tmp_path, monkeypatch):
   assert size == 1024
 
 
-@pytest.fixture(scope="module")
-def params(shared):
-  return load_params(shared("reference/dpr/trained_model_03.t7"))
+@pytest.fixture(scope="module", params=["default", "official-512"])
+def params(request):
+  if request.param != "default":
+    request.getfixturevalue("shared")("reference/dpr/trained_model_03.t7")
+  return load_params(request.param)
 
 
 @pytest.fixture(scope="module")
-def encoded_portrait(shared, params):
-  shared("models/face_landmarker.task")
-  pixels = read_photo(shared("reference/dpr/obama.jpg")).pixels
-  return Portrait(params, pixels, find_faces(pixels))
+def encoded_portrait(params):
+  pixels = pictures.astronaut()
+  return Portrait(params, pixels, find_faces(pixels), hourglass.network_for(params).native_size)
 
 
-def test_a_portrait_gives_the_light_on_its_face(shared, params, encoded_portrait):
-  light = parse_light(str(shared("reference/dpr/obama.jpg")), params)
+def test_a_portrait_gives_the_light_on_its_face(tmp_path, params, encoded_portrait):
+  write_photo(tmp_path / "portrait.png", Photo(encoded_portrait.pixels))
+  light = parse_light(str(tmp_path / "portrait.png"), params)
   assert is_plain(light)
   np.testing.assert_allclose(light, encoded_portrait.faces[0].source_light, atol=1e-5)
 
@@ -482,8 +484,7 @@ def test_the_light_of_a_relit_portrait_is_found_again(tmp_path, params, encoded_
   assert found["right"][3] > 0.1
 
 
-def test_a_photo_without_a_face_is_refused(shared, params, tmp_path):
-  shared("models/face_landmarker.task")
+def test_a_photo_without_a_face_is_refused(params, tmp_path):
   write_photo(tmp_path / "coffee.png", Photo(data.coffee()))
   assert "no face found" in file_refusal(tmp_path / "coffee.png", params)
 

@@ -12,11 +12,14 @@ from skimage import data
 
 from dpr_jax import mediapipe_faces
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import OVAL, Face, frame_face
+from dpr_jax.faces import OVAL, Face, frame_face, is_installed
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.native_libraries import MissingSystemLibrary, import_native
 from dpr_jax.photo import read_photo
 from dpr_jax.portrait import cut_square
+
+if not is_installed("mediapipe"):
+  pytest.skip("MediaPipe (extra `mediapipe`) is not installed", allow_module_level=True)
 
 # MediaPipe's landmark numbers, copied from its documentation of the face mesh; left and right as seen in the picture.
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]

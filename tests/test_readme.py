@@ -17,8 +17,10 @@ from conftest import ROOT
 
 from data_gen.export import export
 from data_gen.synthesis import Settings
+from dpr_jax.assets import ASSETS
 from dpr_jax.checkpoints import load_params
-from dpr_jax.pictures import write_films
+from dpr_jax.lights import parse_light
+from dpr_jax.pictures import astronaut, write_films
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,32 +41,28 @@ CLUSTER_COMMANDS = [line for block in code_blocks("console") for line in block.s
 
 
 @pytest.fixture(scope="module")
-def desk(shared, tmp_path_factory):
-  """A folder with the files that the README's commands name."""
+def desk(tmp_path_factory, group_photo):
+  """A folder with the files that the README's commands name; all people are scikit-image's astronaut."""
   folder = tmp_path_factory.mktemp("readme")
-  photo = cv2.imread(str(shared("photos/ffhq_00300.png")))
-  group = cv2.imread(str(shared("photos/two_faces.jpg")))
-  other = cv2.imread(str(shared("photos/ffhq_00508.png")))
+  photo = np.ascontiguousarray(astronaut()[..., ::-1])
+  other = cv2.resize(photo[:, ::-1], (400, 400), interpolation=cv2.INTER_CUBIC)
   (folder / "photos").mkdir()
-  small = cv2.resize(photo, (384, 384), interpolation=cv2.INTER_AREA)
   for name, picture in (
-    ("photo.jpg", small),
+    ("photo.jpg", photo),
     ("other_portrait.jpg", other),
-    ("group.jpg", group),
-    ("photos/one.jpg", small),
+    ("group.jpg", cv2.imread(str(group_photo))),
+    ("photos/one.jpg", photo),
     ("photos/two.png", other),
   ):
     assert cv2.imwrite(str(folder / name), picture)
   panorama = np.full((16, 32, 3), 0.2, np.float32)
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
-  (folder / "light.txt").write_bytes(shared("reference/dpr/example_light/rotate_light_00.txt").read_bytes())
-  frames = [cv2.cvtColor(small, cv2.COLOR_BGR2RGB)] * 3
+  np.savetxt(folder / "light.txt", parse_light("left"))
+  frames = [cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)] * 3
   write_films(folder / "in.mp4", folder / "in.gif", frames, 10)
   (folder / "lights").mkdir()
   (folder / "lights" / "room.txt").write_text("0.8 0.1 0.1 0 0 0 0 0 0")
-  shared("models/face_landmarker.task")
-  shared("reference/dpr/trained_model_03.t7")
   export(Settings(count=4, size=128, lights_per_image=1), folder / "dataset", workers=1)
   return folder
 
@@ -88,6 +86,13 @@ def start(script, command, folder, *more):
   return result.stdout
 
 
+def needs_what_it_names(command, shared):
+  """The official weights are the one thing that a command of the README may need and the package may not bring."""
+  for name in ("official-512", "official-1024"):
+    if name in command:
+      shared(f"reference/dpr/{ASSETS[name].filename}")
+
+
 def flags_of(command):
   return dict(word.removeprefix("--").partition("=")[::2] for word in shlex.split(command)[2:])
 
@@ -98,7 +103,8 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.parametrize("command", RELIGHT_COMMANDS)
-def test_relight_command(command, desk):
+def test_relight_command(command, desk, shared):
+  needs_what_it_names(command, shared)
   words = shlex.split(command)
   result = subprocess.run(
     [sys.executable, str(ROOT / "relight.py"), *words[2:]], cwd=desk, capture_output=True, text=True, check=False
@@ -144,7 +150,8 @@ def test_train_command(run):
 
 
 @pytest.mark.parametrize("command", EVALUATE_COMMANDS)
-def test_evaluate_command(command, run):
+def test_evaluate_command(command, run, shared):
+  needs_what_it_names(command, shared)
   table = start("evaluate.py", command, run.parent)
   assert "identity" in table
   if "out" in flags_of(command):

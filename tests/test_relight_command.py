@@ -1,8 +1,7 @@
-"""`relight.py` behind its flags: real weights, real faces, small squares; one run through the entry itself."""
+"""`relight.py` behind its flags: real weights, a real face, small squares; one run through the entry itself."""
 
 import dataclasses
 import functools
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from skimage import data
 from dpr_jax import pictures, relight_command
 from dpr_jax.assets import ASSETS
 from dpr_jax.errors import BadInput
+from dpr_jax.faces import choose_face_finder
 from dpr_jax.hourglass import network_for
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.relight_command import Options, Studio, relight, relight_film
@@ -54,25 +54,20 @@ _load_params_once = functools.cache(relight_command.load_params)
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(tmp_path_factory, monkeypatch):
-  """The user's own cache is left alone; weights are read once for all tests, a third of a fast run otherwise."""
-  monkeypatch.setenv("DPR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def _surroundings(monkeypatch):
+  """Weights are read once for all tests, a third of a fast run otherwise."""
   monkeypatch.setattr(relight_command, "load_params", _load_params_once)
 
 
 @pytest.fixture
 def official(shared):
-  """Skips without the official networks and MediaPipe's model."""
-  for name, folder in (
-    ("official-512", "reference/dpr"),
-    ("official-1024", "reference/dpr"),
-    ("face-landmarker", "models"),
-  ):
-    shared(f"{folder}/{ASSETS[name].filename}")
+  """Skips without the official networks."""
+  for name in ("official-512", "official-1024"):
+    shared(f"reference/dpr/{ASSETS[name].filename}")
 
 
 @pytest.fixture
-def photo(official, tmp_path) -> Path:
+def photo(tmp_path) -> Path:
   write_photo(tmp_path / "photo.png", Photo(ASTRONAUT))
   return tmp_path / "photo.png"
 
@@ -283,7 +278,7 @@ def test_jpeg_is_written_in_high_quality(photo):
     (lambda path: write_photo(path, Photo(np.full((64, 64, 3), 90, np.uint8))), "no face found (--no-align"),
   ],
 )
-def test_photos_that_cannot_be_used(official, tmp_path, make, reason):
+def test_photos_that_cannot_be_used(tmp_path, make, reason):
   make(tmp_path / "in.jpg")
   before = contents(tmp_path)
   message = refusal(SMALL, tmp_path / "in.jpg", tmp_path / "out" / "out.jpg")
@@ -325,7 +320,7 @@ def test_a_face_that_is_not_there(two_faces, photo):
   assert not out.exists()
 
 
-def test_without_alignment_the_whole_photo_is_relit_face_or_not(official, tmp_path):
+def test_without_alignment_the_whole_photo_is_relit_face_or_not(tmp_path):
   gradient = np.broadcast_to(np.linspace(60, 200, 90)[:, None, None], (90, 70, 3)).astype(np.uint8)
   write_photo(tmp_path / "sky.png", Photo(gradient))
   relight(with_(align=False), tmp_path / "sky.png", tmp_path / "out.png")
@@ -353,7 +348,9 @@ def test_without_alignment_there_are_no_faces_to_count():
     (256, "official-1024", "official-1024", 256),
   ],
 )
-def test_the_network_is_the_one_that_is_named(official, monkeypatch, size, weights, name, side):
+def test_the_network_is_the_one_that_is_named(request, monkeypatch, size, weights, name, side):
+  if weights:
+    request.getfixturevalue("official")
   loaded = []
 
   def load_params(source):
@@ -474,7 +471,7 @@ def test_conflicting_wishes_are_refused_before_any_work(photo, monkeypatch):
 # Folders.
 
 
-def test_a_folder_through_the_entry_good_and_bad(official, tmp_path):
+def test_a_folder_through_the_entry_good_and_bad(tmp_path):
   folder, out = tmp_path / "in", tmp_path / "out"
   folder.mkdir()
   write_photo(folder / "good.JPG", Photo(ASTRONAUT))
@@ -486,9 +483,9 @@ def test_a_folder_through_the_entry_good_and_bad(official, tmp_path):
   shutil.copy(folder / "good.JPG", folder / ".hidden.jpg")
   (folder / "below").mkdir()
   shutil.copy(folder / "good.JPG", folder / "below" / "deep.jpg")
+  flags = [f"--image={folder}", "--light=left", f"--out={out}", "--size=256", f"--face_finder={choose_face_finder()}"]
   ended = subprocess.run(
-    [sys.executable, ROOT / "relight.py", f"--image={folder}", "--light=left", f"--out={out}", "--size=256"],
-    env=os.environ | {"DPR_CACHE": str(tmp_path / "cache")},
+    [sys.executable, ROOT / "relight.py", *flags],
     capture_output=True,
     text=True,
     timeout=300,
@@ -567,7 +564,7 @@ def test_folders_that_cannot_be_used(photo, idle):
 # The demo.
 
 
-def test_the_demo_writes_a_photo_and_a_sheet_and_can_run_again(official, tmp_path, capsys):
+def test_the_demo_writes_a_photo_and_a_sheet_and_can_run_again(tmp_path, capsys):
   options = Options(size=256)
   relight_command.demo(options, tmp_path / "demo")
   first = contents(tmp_path / "demo")
@@ -597,7 +594,7 @@ def test_weights_for_colour_lights_are_refused(official, monkeypatch):
 
 
 @pytest.fixture
-def clip(official, tmp_path) -> Path:
+def clip(tmp_path) -> Path:
   """Half a second of the astronaut, in which nothing moves."""
   with av.open(tmp_path / "clip.mp4", "w") as container:
     stream = container.add_stream("libx264", rate=12, options={"crf": "10"})

@@ -20,8 +20,7 @@ FACE = np.s_[90:180, 110:200]  # of the astronaut
 
 
 @pytest.fixture(scope="module")
-def service(shared):
-  shared("models/face_landmarker.task")
+def service():
   with RelightService(("default",)) as service:
     yield service
 
@@ -94,8 +93,8 @@ def test_a_large_photo_is_small_on_the_screen_and_whole_in_full(service, tmp_pat
   assert np.abs(shrunk.astype(float) - on_screen).mean() < 2
 
 
-def test_one_face_of_two_can_be_chosen(service, shared):
-  path = shared("photos/two_faces.jpg")
+def test_one_face_of_two_can_be_chosen(service, group_photo):
+  path = group_photo
   assert service.count_faces(path) == 2
   before = service.screen_photo(path).astype(int)
   changed = [
@@ -138,7 +137,7 @@ def test_a_warm_lamp_makes_skin_warmer(service, photo):
   assert red_over_blue[1] > 1.15 * red_over_blue[0]
 
 
-def test_what_cannot_be_relit_is_named(service, photo, shared, tmp_path, monkeypatch):
+def test_what_cannot_be_relit_is_named(service, photo, group_photo, tmp_path, monkeypatch):
   write_photo(tmp_path / "wall.png", Photo(np.full((200, 200, 3), 120, np.uint8)))
   (tmp_path / "notes.png").write_text("no photo")
   refusals = [
@@ -154,8 +153,8 @@ def test_what_cannot_be_relit_is_named(service, photo, shared, tmp_path, monkeyp
       attempt()
     assert str(refused.value).startswith(message)
   monkeypatch.setattr(relight_service, "_MOST_FACES", 1)
-  with pytest.raises(BadInput, match=r"two_faces.jpg: has 2 faces; choose one \(at most 1 are relit together\)"):
-    service.relight(shared("photos/two_faces.jpg"), RIGHT)
+  with pytest.raises(BadInput, match=r"two_faces.png: has 2 faces; choose one \(at most 1 are relit together\)"):
+    service.relight(group_photo, RIGHT)
   small = RelightService(("default",), max_pixels=300 * 300 - 1)
   with small, pytest.raises(BadInput, match="300 x 300 pixels are more than the 89999 allowed"):
     small.relight(photo, LEFT)

@@ -47,8 +47,7 @@ MAX_MEGABYTES = 2
 
 
 @pytest.fixture(scope="module")
-def service(shared):
-  shared("models/face_landmarker.task")
+def service():
   with RelightService(("default",), max_pixels=4_000_000) as service:
     yield service
 
