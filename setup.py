@@ -17,7 +17,7 @@ setup(
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
-    "av>=14",
+    "av>=17",
     "flax>=0.12",
     "google-crc32c>=1.5",
     "grain>=0.2.18",

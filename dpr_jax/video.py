@@ -2,7 +2,11 @@
 
 No more than a few frames are in memory at a time, however long the film. A segment is some seconds of finished film in
 a folder beside the output; with it lies what the next frame depends on. So a run that is started again after it was
-killed goes on after the last segment, and writes the same bytes as one that ran through.
+killed goes on after the last segment, and writes the same bytes as one that ran through, if it computed the same
+pixels.
+
+For that, libav works in a single thread. In several, an encoder cuts frames into as many slices, and a decoder makes up
+what is damaged from as much as the others have got ready: the cores that a run may use would show in the film.
 """
 
 import contextlib
@@ -36,10 +40,10 @@ _MOST_PIXELS = 50_000_000
 _LONGEST_SIDE = 16384  # more than that H.264 cannot hold
 # libav reads far more than films: text as the screen of a terminal, a photo as a film of one frame.
 _NO_FILMS = ("tty", "image2", "bin", "idf", "xbin", "adf")
+_THREADS = 1  # of libav, for decoding, conversion and encoding each; see the module
 # B-frames would be decoded before they are shown, across the seams of the segments; without them the packets of all
 # segments follow each other as they are.
-# A single thread: with several, x264 writes other bytes each time.
-_ENCODER = {"crf": "18", "preset": "medium", "bf": "0", "threads": "1"}
+_ENCODER = {"crf": "18", "preset": "medium", "bf": "0", "threads": str(_THREADS)}
 _LAST_FRAME_SECONDS = 1  # by which a film may end early and still be whole
 _AUDIO_RATE = 48_000
 _AUDIO_BITS_PER_SECOND = 192_000
@@ -104,7 +108,7 @@ class FilmReader:
     except BaseException:
       self._container.close()
       raise
-    self._stream.thread_type = "AUTO"
+    self._stream.codec_context.thread_count = _THREADS
     self._stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
     self.rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
     self.time_base = self._stream.time_base or 1 / Fraction(self.rate)
@@ -187,8 +191,8 @@ class FilmReader:
     if colours == _UNSPECIFIED:
       colours = _BT709 if min(coded.width, coded.height) >= _HD_LINES else None
     width, height = self._size
-    rgb = coded.reformat(width=width, height=height, format="rgb24", src_colorspace=colours).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, self._quarter_turns(coded)))
+    rgb = coded.reformat(width=width, height=height, format="rgb24", src_colorspace=colours, threads=_THREADS)
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self._quarter_turns(coded)))
 
   def _quarter_turns(self, coded: av.VideoFrame) -> int:
     """Counterclockwise; a phone held upright films lying, and says so in the file."""
@@ -398,7 +402,7 @@ def _write_segment(path: Path, film: FilmReader, frames: Iterator[tuple[FilmFram
         stream.height, stream.width = even.shape[:2]
         codec.sample_aspect_ratio = film.upright_aspect(source)
       frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-      frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=_BT709)
+      frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=_BT709, threads=_THREADS)
       frame.pts, frame.time_base, frame.duration = source.pts, film.time_base, source.duration
       container.mux(stream.encode(frame))
       written += 1

@@ -398,7 +398,7 @@ def killed_at(frame, relit):
 @pytest.mark.parametrize("stops", [[0], [50], [100], [101], [120, 130, 249]])
 def test_a_run_that_was_interrupted_goes_on_and_writes_the_same_bytes(long_film, out, stops):
   relight_film(StandIn(), darkened, long_film, out)
-  expected = out.read_bytes()
+  (times, frames), sound, expected = shown(out), heard(out), out.read_bytes()
   out.unlink()
   relit = []
   for stop in stops:
@@ -410,8 +410,49 @@ def test_a_run_that_was_interrupted_goes_on_and_writes_the_same_bytes(long_film,
   relit = []
   relight_film(StandIn(), killed_at(-1, relit), long_film, out, job={"light": (1, 2)})
   assert relit == list(range(first, 250))
+  # What the bytes say, first: should they differ, it is known where.
+  assert shown(out)[0] == times
+  np.testing.assert_array_equal(shown(out)[1], frames)
+  assert heard(out) == sound
   assert out.read_bytes() == expected
   assert contents(out.parent) == {"in.mp4", "out.mp4"}
+
+
+@pytest.fixture
+def on_cores():
+  """Runs a function where the process may use so many cores; threads that it starts inherit that."""
+  allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+  if len(allowed) < 2:
+    pytest.skip("needs a system that can take one of several cores away")
+
+  def run(count, function, *arguments):
+    os.sched_setaffinity(0, set(sorted(allowed)[:count]))
+    try:
+      return function(*arguments)
+    finally:
+      os.sched_setaffinity(0, allowed)
+
+  return run
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_cores(tmp_path, out, on_cores):
+  """On several, libav would take as many threads: to cut frames of this height, and to make up damaged ones."""
+  frames = np.stack(list(wandering(40, 144, 160))) + np.random.default_rng(0).normal(0, 6, (40, 144, 160, 1))
+  frames = np.clip(frames, 0, 255).astype(np.uint8)
+  source = make_film(tmp_path / "in.mp4", frames, encoder={"threads": "1", "slices": "4"})
+  data = bytearray(source.read_bytes())
+  middle = (data.index(b"mdat") + data.index(b"moov")) // 2
+  data[middle : middle + 8] = bytes(8)
+  source.write_bytes(data)
+  relit = []
+  for count in (1, 2):
+    on_cores(count, relight_film, StandIn(), darkened, source, out)
+    relit.append((shown(out), out.read_bytes()))
+    out.unlink()
+  ((_, one), one_bytes), ((_, several), several_bytes) = relit
+  assert len(one) == 40
+  np.testing.assert_array_equal(one, several)
+  assert one_bytes == several_bytes
 
 
 _KILLED = """
