@@ -5,12 +5,12 @@ import types
 
 import numpy as np
 import pytest
-from skimage import data
 
 from dpr_jax import faces, mediapipe_faces
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, choose_face_finder, find_faces, frame_face, open_face_finder
 from dpr_jax.native_libraries import MissingSystemLibrary
+from dpr_jax.pictures import astronaut
 
 # MediaPipe's landmark numbers, copied from its documentation of the face mesh; left and right as seen in the picture.
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
@@ -235,7 +235,7 @@ def test_what_is_installed_is_known_without_an_import(monkeypatch):
 
 def test_find_faces_finds_what_a_finder_finds():
   with open_face_finder() as finder:
-    [expected] = finder.find(data.astronaut())
+    [expected] = finder.find(astronaut())
   for face_finder in (None, finder.name):
-    [face] = find_faces(data.astronaut(), face_finder)
+    [face] = find_faces(astronaut(), face_finder)
     np.testing.assert_array_equal(face.landmarks, expected.landmarks)
