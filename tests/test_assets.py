@@ -19,6 +19,7 @@ from dpr_jax.errors import BadInput
 
 CONTENT = b"weights " * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATIENCE = 600.0  # seconds; nothing here takes so long, however busy the machine is
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_a_failing_download_leaves_nothing(server, cache, register, failure):
 # What commands can do without.
 
 
-def refusal_within(seconds=5.0) -> str:
+def refusal_within(seconds=PATIENCE) -> str:
   with pytest.raises(BadInput) as caught:
     asset_path_within("thing", seconds)
   assert "\n" not in str(caught.value)
@@ -191,7 +192,7 @@ def refusal_within(seconds=5.0) -> str:
 def test_what_can_be_done_without_is_fetched_once_too(server, cache, register, capsys):
   register()
   for _ in range(2):
-    assert asset_path_within("thing", 5) == cache / "thing.bin"
+    assert asset_path_within("thing", PATIENCE) == cache / "thing.bin"
   assert (cache / "thing.bin").read_bytes() == CONTENT
   assert server.requests == ["/thing.bin"]
   assert os.listdir(cache) == ["thing.bin"]
@@ -214,7 +215,7 @@ def test_a_failed_try_is_remembered_for_a_day(server, cache, register, capsys, f
   assert capsys.readouterr().err == ""
   day_ago = time.time() - 24 * 3600 - 1
   os.utime(cache / "thing.bin.not-fetched", (day_ago, day_ago))
-  assert asset_path_within("thing", 5).read_bytes() == CONTENT
+  assert asset_path_within("thing", PATIENCE).read_bytes() == CONTENT
   assert os.listdir(cache) == ["thing.bin"]
 
 
@@ -223,7 +224,7 @@ def test_who_asks_by_name_tries_again(cache, register):
   refusal_within()
   register()
   assert asset_path("thing").read_bytes() == CONTENT
-  assert asset_path_within("thing", 5) == cache / "thing.bin"  # whatever is remembered
+  assert asset_path_within("thing", PATIENCE) == cache / "thing.bin"  # whatever is remembered
 
 
 def test_a_given_file_counts_whatever_is_remembered(cache, register, monkeypatch, tmp_path):
@@ -231,7 +232,7 @@ def test_a_given_file_counts_whatever_is_remembered(cache, register, monkeypatch
   refusal_within()
   (tmp_path / "thing.bin").write_bytes(CONTENT)
   monkeypatch.setenv("DPR_ASSETS", str(tmp_path))
-  assert asset_path_within("thing", 5) == tmp_path / "thing.bin"
+  assert asset_path_within("thing", PATIENCE) == tmp_path / "thing.bin"
   (tmp_path / "thing.bin").write_bytes(b"other")
   assert refusal_within().startswith(f"{tmp_path / 'thing.bin'}: not the expected file")
 
@@ -245,7 +246,8 @@ def test_a_slow_network_is_given_up(cache, register, waits):
     def drip():
       with listening.accept()[0] as connection:
         if waits == "in the middle":
-          connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n")
+          # With a byte every 0.05 seconds at most, this takes ten times as long as the test waits.
+          connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 120000\r\n\r\n")
         while not done.wait(0.05):
           with contextlib.suppress(OSError):
             if waits == "in the middle":
@@ -257,7 +259,7 @@ def test_a_slow_network_is_given_up(cache, register, waits):
     begun = time.monotonic()
     try:
       message = refusal_within(0.4)
-      assert time.monotonic() - begun < 5
+      assert time.monotonic() - begun < PATIENCE
     finally:
       done.set()
       thread.join()

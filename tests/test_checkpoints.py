@@ -375,7 +375,7 @@ def test_weights_trained_on_more_devices_than_there_are_here(tmp_path):
   environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   source, target = save_step(tmp_path / "plain", 8, tiny_variables(5)) / "ema", tmp_path / "sharded" / "8"
   command = [sys.executable, "-c", _SAVE_ON_FOUR_DEVICES, str(source), str(target)]
-  subprocess.run(command, env=environment, check=True, timeout=300)
+  subprocess.run(command, env=environment, check=True, timeout=600)
   jax.tree.map(np.testing.assert_array_equal, load_params(target), tiny_variables(5))
 
 

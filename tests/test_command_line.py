@@ -61,7 +61,7 @@ def run(tmp_path) -> Callable[..., Ended]:
       env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=600,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

@@ -31,7 +31,7 @@ def start(tmp_path):
       env=kept | nowhere | home | environment,
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=600,
     )
 
   return start

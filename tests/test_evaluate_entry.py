@@ -27,7 +27,7 @@ def evaluate(*arguments, cwd):
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
   )
 
 

@@ -324,7 +324,7 @@ def test_four_devices_find_what_one_finds(folder, shared):
   flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
   environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   command = [sys.executable, "-c", _ON_FOUR_DEVICES, str(folder)]
-  ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+  ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
   from dpr_jax import load_params
 
   expected = Evaluator(folder, "test", 64).run(load_params("official-512"))

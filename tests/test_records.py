@@ -401,7 +401,7 @@ def write_dataset(folder, colored, normal_bits):
 
 def run(program, *arguments):
   command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True, timeout=120)
+  return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 WITH_TENSORFLOW = """

@@ -488,7 +488,7 @@ def test_a_folder_through_the_entry_good_and_bad(tmp_path):
     [sys.executable, ROOT / "relight.py", *flags],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
   )
   assert ended.returncode == 2
   assert ended.stdout == ""

@@ -112,7 +112,7 @@ def stop(folder: Path, trained: Path, workdir: str, sent: signal.Signals) -> tup
   while process.poll() is None and not process.stdout.readline().startswith("step 2 of"):
     time.sleep(0.01)
   process.send_signal(sent)
-  out, error = process.communicate(timeout=300)
+  out, error = process.communicate(timeout=600)
   return process.returncode, out, error
 
 

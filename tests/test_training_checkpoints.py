@@ -255,7 +255,7 @@ def test_killed_often_while_it_writes_a_checkpoint(tmp_path):
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(saved):
   # A limit on the size of a file, in KiB: what `saved` holds fits, the writer's arrays don't.
   limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", sys.executable, "-c", _WRITER, str(saved)]
-  done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120)
+  done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=600)
   last = done.stdout.splitlines()[-1]
   assert last.startswith(f"{saved}/checkpoints"), done.stderr
   assert "cannot be written" in last
