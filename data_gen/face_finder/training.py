@@ -35,7 +35,7 @@ def landmark_loss(predicted: Landmarks, batch: LandmarkBatch) -> dict[str, jax.A
   weights[:, 2] *= 0.3
   weights /= weights.mean()
   error = jnp.abs(predicted.points - batch.points)
-  points = jnp.mean(error * weights, (1, 2))
+  points = jnp.mean(error * weights[None], (1, 2))
   framing = jnp.mean(jnp.abs(framing_points(predicted.points) - framing_points(batch.points)), (1, 2))
   presence = optax.sigmoid_binary_cross_entropy(predicted.logit, jnp.maximum(batch.present, 0))
   count = jnp.maximum(known.sum(), 1)
