@@ -111,7 +111,7 @@ def train(
   Raises:
     FloatingPointError: a term that is not finite, with its name and the step.
   """
-  schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(300, steps // 10 + 1), steps)
+  schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(300, (steps - 1) // 10), steps)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-3))
 
   @functools.partial(jax.jit, compiler_options=compiler_options())
