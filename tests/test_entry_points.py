@@ -79,7 +79,7 @@ def test_the_demo_is_silent_and_the_second_one_compiles_nothing(start, shared, t
 
 def test_the_demo_needs_nothing_but_the_package(start, fakes, tmp_path):
   """No network, no home, and no MediaPipe; what is lost is said in one line, unless the finder was named."""
-  lost = "MediaPipe's landmarks are more precise, and it misses fewer faces that are small or turned away\n"
+  lost = "MediaPipe's landmarks are more precise, most of all on heads turned by up to 45 degrees\n"
   first, second = (start(ROOT / "relight.py", "--demo") for _ in range(2))
   if is_installed("mediapipe"):
     because = "face_landmarker.task cannot be fetched (ProxyError)"
