@@ -177,8 +177,8 @@ def test_otherwise_the_embedded_one_is_taken_and_one_line_says_why(undecided, ca
   assert find_faces(np.zeros((8, 8, 3), np.uint8)) == ["embedded"]
   [line] = capsys.readouterr().err.splitlines()
   assert line == (
-    f"face finder: embedded, for {missing}. MediaPipe's landmarks are more precise, most of all on heads turned by up to "
-    "45 degrees"
+    f"face finder: embedded, for {missing}. MediaPipe's landmarks are more precise, most of all on heads turned by "
+    "up to 45 degrees"
   )
 
 
