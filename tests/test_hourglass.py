@@ -204,9 +204,12 @@ def test_photos_of_a_batch_do_not_mix(network):
   variables = random_variables(network)
   luminance, light = photo_and_light(network)
   together = apply(network, variables, luminance, light)
-  swapped = apply(network, variables, luminance[::-1], light[::-1])
-  for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(swapped), strict=True):
-    np.testing.assert_allclose(one, other[::-1], atol=1e-6)
+  # The first photo stays at its place: at another one, XLA may sum in another order on some processors.
+  others = (jnp.asarray(each).at[1:].set(jnp.nan) for each in (luminance, light))
+  beside_nothing = apply(network, variables, *others)
+  for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(beside_nothing), strict=True):
+    np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+    assert np.isnan(other[1:]).any()
 
 
 def test_a_skip_that_is_off_is_not_read():
