@@ -44,9 +44,12 @@ def shared() -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def finder(shared):
   """MediaPipe's face finder, open."""
+  from dpr_jax.faces import is_installed
   from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 
   shared("models/face_landmarker.task")
+  if not is_installed("mediapipe"):
+    pytest.skip("MediaPipe (extra `mediapipe`) is not installed")
   with MediaPipeFaceFinder() as finder:
     yield finder
 
