@@ -57,7 +57,7 @@ def main() -> None:
     seed=_SEED.value,
   )
   make_face_finder(
-    recipe, Path(_WORKDIR.value), Path(_OUT.value), workers=os.cpu_count() or 1, overwrite=_OVERWRITE.value
+    recipe, Path(_WORKDIR.value), Path(_OUT.value), workers=len(os.sched_getaffinity(0)), overwrite=_OVERWRITE.value
   )
 
 

@@ -1,7 +1,7 @@
 """Faces in a photo without anything but this package: two small networks of our own, taught by MediaPipe and heads."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpr_jax.checkpoints import check_finite, check_structure, read_archive
+from dpr_jax.cpu import compiler_options
 from dpr_jax.errors import BadInput
 from dpr_jax.face_networks import (
   CLOSE_UP,
@@ -36,9 +37,9 @@ _GAP = 8
 _CANVAS_STEPS = (32, 64)
 # Log odds.
 _PROPOSED = -0.7
-# After the first look, and after the last. On the test photos and held-out portraits faces have 5.4 and more,
-# everything else at most -0.2.
-_DOUBTED, _PRESENT = 0.0, 2.5
+# After the first look, whose square may be off, and after the last. On the test photos and held-out portraits faces
+# have 0.3 and more after the first; after the last 5.4 and more, and everything else at most -0.2.
+_DOUBTED, _PRESENT = -2.0, 2.5
 # So many proposals are looked at in any case, and beyond them those with even odds or better.
 _DOUBTFUL_PROPOSALS, _MOST_PROPOSALS = 16, 128
 # Cells speak of the same face if their centres differ by less than this of its side, and the logarithms of the sides by
@@ -151,7 +152,7 @@ class EmbeddedFaceFinder:
     Returns:
       The face that lies over the old one, or None if none does.
     """
-    [found] = self._lay(self._luminance(pixels), [face_square(face.landmarks)])
+    [found] = self._confirm(self._luminance(pixels), [face_square(face.landmarks)])
     return found if found and overlap(found.box, face.box) > 0 else None
 
   def _luminance(self, pixels: np.ndarray) -> np.ndarray:
@@ -162,12 +163,12 @@ class EmbeddedFaceFinder:
   def _find(self, picture: np.ndarray) -> list[Face]:
     """Faces of a picture `[H, W]` uint8, heads more or less upright."""
     faces: list[Face] = []
-    for face in self._lay(picture, detector_squares(self._variables["detector"], picture)):
+    for face in self._confirm(picture, detector_squares(self._variables["detector"], picture)):
       if face and np.min(face.box[2:] - face.box[:2]) >= SMALLEST_FACE and not _is_among(face.box, faces):
         faces.append(face)
     return faces
 
-  def _lay(self, picture: np.ndarray, squares: Sequence[FaceSquare]) -> list[Face | None]:
+  def _confirm(self, picture: np.ndarray, squares: Sequence[FaceSquare]) -> list[Face | None]:
     """The face in each square, or None where there is none; looked at again where the first look has put it."""
     first = self.look(picture, squares)
     closer = {number: face_square(points[:, :2]) for number, (points, logit) in enumerate(first) if logit >= _DOUBTED}
@@ -200,7 +201,7 @@ class EmbeddedFaceFinder:
       matrices = [square.crop(LANDMARK_SIZE) for square in chunk]
       for crop, matrix in zip(crops, matrices, strict=False):
         crop[:] = shrunk(picture, matrix, LANDMARK_SIZE)
-      answers = (np.asarray(each, np.float64) for each in _lay_landmarks(self._variables, crops, mirrored))
+      answers = (np.asarray(each, np.float64) for each in _compiled().landmarker(self._variables, crops, mirrored))
       for matrix, square, points, logit in zip(matrices, chunk, *answers, strict=False):
         half = CLOSE_UP * square.side / 2
         plane = (points[:, :2] + 1) * LANDMARK_SIZE / 2
@@ -216,8 +217,8 @@ def detector_squares(variables, picture: np.ndarray) -> list[FaceSquare]:
     picture: `[H, W]` uint8 luminance, sRGB-encoded, heads more or less upright.
   """
   canvas, places = _pyramid(picture)
-  answer = np.asarray(_detect(variables, canvas))
-  said = []
+  answer = np.asarray(_compiled().detector(variables, canvas))
+  cells = []
   for scale, (left, top, width, height) in places:
     rows = slice(top // DETECTOR_STRIDE, -(-(top + height) // DETECTOR_STRIDE))
     columns = slice(left // DETECTOR_STRIDE, -(-(left + width) // DETECTOR_STRIDE))
@@ -226,26 +227,26 @@ def detector_squares(variables, picture: np.ndarray) -> list[FaceSquare]:
     logit, x, y, log_side, cosine, sine = part[row, column].astype(np.float64).T
     x = ((column + 0.5) * DETECTOR_STRIDE + x * DETECTOR_SIDE) / scale
     y = ((row + 0.5) * DETECTOR_STRIDE + y * DETECTOR_SIDE) / scale
-    said.append(np.stack([logit, x, y, log_side + np.log(DETECTOR_SIDE / scale), cosine, sine], axis=-1))
-  return _blended(np.concatenate(said))
+    cells.append(np.stack([logit, x, y, log_side + np.log(DETECTOR_SIDE / scale), cosine, sine], axis=-1))
+  return _blended(np.concatenate(cells))
 
 
-def _blended(said: np.ndarray) -> list[FaceSquare]:
+def _blended(cells: np.ndarray) -> list[FaceSquare]:
   """One square for all cells that speak of the same face: their mean, weighted by the odds that each gives.
 
   Args:
-    said: `[N, 6]`: log odds, centre and logarithm of the side in pixels, cosine and sine of the lean.
+    cells: `[N, 6]`: log odds, centre and logarithm of the side in pixels, cosine and sine of the lean.
   """
   squares: list[FaceSquare] = []
-  said = said[np.argsort(-said[:, 0], kind="stable")]
-  while len(said) and len(squares) < (_DOUBTFUL_PROPOSALS if said[0, 0] < 0 else _MOST_PROPOSALS):
-    same = (np.abs(said[:, 1:3] - said[0, 1:3]).max(axis=1) < _SAME_CENTRE * np.exp(said[0, 3])) & (
-      np.abs(said[:, 3] - said[0, 3]) < _SAME_LOG_SIDE
+  cells = cells[np.argsort(-cells[:, 0], kind="stable")]
+  while len(cells) and len(squares) < (_DOUBTFUL_PROPOSALS if cells[0, 0] < 0 else _MOST_PROPOSALS):
+    same = (np.abs(cells[:, 1:3] - cells[0, 1:3]).max(axis=1) < _SAME_CENTRE * np.exp(cells[0, 3])) & (
+      np.abs(cells[:, 3] - cells[0, 3]) < _SAME_LOG_SIDE
     )
-    alike = said[same]
+    alike = cells[same]
     _, x, y, log_side, cosine, sine = np.average(alike, axis=0, weights=np.exp(alike[:, 0]))
     squares.append(FaceSquare(np.array([x, y]), float(np.exp(log_side)), float(np.degrees(np.arctan2(sine, cosine)))))
-    said = said[~same]
+    cells = cells[~same]
   return squares
 
 
@@ -320,16 +321,14 @@ def _turned_back(face: Face, shape: tuple[int, int], quarters: int) -> Face:
   return Face(np.stack(back, axis=-1), face.depth)
 
 
-@jax.jit
-def _detect(variables, canvas: jax.Array) -> jax.Array:
+def _run_detector(variables, canvas: jax.Array) -> jax.Array:
   """What the detector says of a canvas `[h, w]` uint8: `[h / 8, w / 8, 6]`."""
   proposals = FaceDetector().apply(variables, canvas[None, ..., None].astype(jnp.float32) / 255)
   parts = (proposals.logit[..., None], proposals.offset, proposals.log_side[..., None], proposals.direction)
   return jnp.concatenate(parts, axis=-1)[0]
 
 
-@functools.partial(jax.jit, static_argnames="mirrored")
-def _lay_landmarks(variables, crops: jax.Array, mirrored: bool) -> tuple[jax.Array, jax.Array]:
+def _run_landmarker(variables, crops: jax.Array, mirrored: bool) -> tuple[jax.Array, jax.Array]:
   """What the landmark network says of crops `[N, 128, 128]` uint8; `mirrored`: the mean with that of mirror images."""
   pictures = crops[..., None].astype(jnp.float32) / 255
   if not mirrored:
@@ -338,6 +337,21 @@ def _lay_landmarks(variables, crops: jax.Array, mirrored: bool) -> tuple[jax.Arr
   points, other_points = jnp.split(both.points, 2)
   other_points = other_points[:, variables["partner"]] * jnp.array([[[-1.0, 1.0, 1.0]]], jnp.float32)
   return (points + other_points) / 2, both.logit.reshape(2, -1).mean(0)
+
+
+class _Compiled(NamedTuple):
+  detector: Callable
+  landmarker: Callable
+
+
+@functools.cache
+def _compiled() -> _Compiled:
+  """Both networks compiled; not on import, since the choice of the compiler's options asks for the devices."""
+  options = compiler_options()
+  return _Compiled(
+    jax.jit(_run_detector, compiler_options=options),
+    jax.jit(_run_landmarker, static_argnames="mirrored", compiler_options=options),
+  )
 
 
 @functools.cache

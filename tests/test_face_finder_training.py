@@ -13,7 +13,15 @@ from conftest import ROOT
 
 from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder import patterns, training
-from data_gen.face_finder.examples import CANVAS, DetectorBatch, Examples, LandmarkBatch, _mark, face_example
+from data_gen.face_finder.examples import (
+  CANVAS,
+  DetectorBatch,
+  Examples,
+  LandmarkBatch,
+  _mark,
+  face_example,
+  in_background,
+)
 from data_gen.face_finder.teacher import split_portraits
 from dpr_jax import embedded_faces
 from dpr_jax.face_networks import DETECTOR_SIDE, DETECTOR_STRIDE, FaceLandmarker, Landmarks, Proposals
@@ -201,6 +209,24 @@ def test_the_recipe_makes_weights_that_the_finder_reads(shared, tmp_path):
   assert ended.returncode == 0, ended.stderr
   assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()} == kept
   assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "mine.npz").read_bytes()
+  # Stages of one recipe don't become part of another.
+  command[command.index("--batch=4")] = "--batch=5"
+  ended = subprocess.run([*command, "--out=other.npz"], cwd=tmp_path, capture_output=True, text=True, check=False)
+  assert ended.returncode == 2
+  assert "work: begun with --batch=4, not 5" in ended.stderr
+  assert not (tmp_path / "other.npz").exists()
+
+
+def test_what_goes_wrong_while_drawing_is_raised():
+  def batches():
+    yield 1
+    raise ValueError("cannot be drawn")
+
+  drawn = in_background(batches())
+  assert next(drawn) == 1
+  with pytest.raises(ValueError, match="cannot be drawn"):
+    next(drawn)
+  assert list(in_background(iter(range(20)))) == list(range(20))
 
 
 @pytest.mark.parametrize(

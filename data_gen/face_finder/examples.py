@@ -4,7 +4,8 @@ Portraits with MediaPipe's landmarks and rendered heads with exact ones, turned,
 part, before backgrounds without faces.
 """
 
-import itertools
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -96,6 +97,8 @@ class Examples:
     heads: Sequence[FaceExample],
     backgrounds: Sequence[np.ndarray],
     partner: np.ndarray,
+    hard_negatives: np.ndarray | None = None,
+    empty: float = 0.2,
   ):
     """Nothing is drawn yet.
 
@@ -105,12 +108,13 @@ class Examples:
       heads: rendered, with coverage.
       backgrounds: `[H, W, 3]` uint8 RGB, without faces.
       partner: `[478]`, see `mirrored_landmarks`.
+      hard_negatives: `[N, 128, 128]` uint8 luminance, squares without a face that were taken for faces; or None.
+      empty: share of the landmark network's squares that hold no face.
     """
     self._rng, self._portraits, self._heads, self._partner = rng, portraits, heads, partner
     self._backgrounds = [pyramid(background) for background in backgrounds]
-    self.empty = 0.2  # share of squares without a face
-    # `[N, 128, 128]` uint8, which were taken for faces.
-    self.hard_negatives = np.empty((0, LANDMARK_SIZE, LANDMARK_SIZE), np.uint8)
+    self._empty = empty
+    self._hard_negatives = np.empty((0, 0, 0), np.uint8) if hard_negatives is None else hard_negatives
 
   # -------------------------------------------------------------------------------------------------------------------
   # Squares for the landmark network.
@@ -124,7 +128,7 @@ class Examples:
       np.zeros(size, np.float32),
     )
     for i in range(size):
-      if rng.random() < self.empty:
+      if rng.random() < self._empty:
         batch.luminance[i, ..., 0] = self._no_face()
       else:
         batch.luminance[i, ..., 0], batch.points[i], batch.present[i] = self._face_in_its_square()
@@ -151,8 +155,8 @@ class Examples:
 
   def _no_face(self) -> np.ndarray:
     rng = self._rng
-    if len(self.hard_negatives) and rng.random() < 0.6:
-      square = self.hard_negatives[rng.integers(len(self.hard_negatives))].astype(np.float32) / 255
+    if len(self._hard_negatives) and rng.random() < 0.6:
+      square = self._hard_negatives[rng.integers(len(self._hard_negatives))].astype(np.float32) / 255
       return self._developed(square[:, ::-1] if rng.random() < 0.5 else square, coarsest=0.5)
     if rng.random() < 0.25:  # a part of a face
       example = self._draw_face(0.8)
@@ -353,16 +357,23 @@ def _relit(rng: np.random.Generator, picture: np.ndarray, normals: np.ndarray) -
 
 
 def in_background(batches: Iterator, ahead: int = 4) -> Iterator:
-  """Draws in a thread of its own while the network learns; the order, and so every number, stays the same."""
-  import queue
-  import threading
+  """Draws in a thread of its own while the network learns; the order, and so every number, stays the same.
 
+  What goes wrong while a batch is drawn is raised where that batch is asked for.
+  """
   waiting: queue.Queue = queue.Queue(ahead)
+  end = object()
 
   def draw() -> None:
-    for batch in batches:
-      waiting.put(batch)
-    waiting.put(None)
+    try:
+      for batch in batches:
+        waiting.put(batch)
+      waiting.put(end)
+    except Exception as error:
+      waiting.put(error)
 
   threading.Thread(target=draw, daemon=True).start()
-  return itertools.takewhile(lambda batch: batch is not None, iter(waiting.get, object()))
+  for batch in iter(waiting.get, end):
+    if isinstance(batch, Exception):
+      raise batch
+    yield batch

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ from dpr_jax.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squa
 from dpr_jax.errors import BadInput
 from dpr_jax.face_networks import LANDMARK_SIZE, FaceDetector, FaceLandmarker
 from dpr_jax.faces import Face, overlap
+from dpr_jax.lights import read_environment
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.native_libraries import import_native
 from dpr_jax.output_files import atomic_output
@@ -35,22 +38,9 @@ cv2 = import_native("cv2")
 
 # Pictures without a face that scikit-image's wheel brings.
 _SCIKIT_IMAGES = (
-  *(
-    "brick",
-    "cell",
-    "chelsea",
-    "coffee",
-    "coins",
-    "color",
-    "grass",
-    "gravel",
-    "horse",
-    "hubble_deep_field",
-    "ihc",
-    "logo",
-  ),
-  *("moon", "motorcycle_left", "page", "retina", "rocket", "text"),
-)
+  *("brick", "cell", "chelsea", "coffee", "coins", "color", "grass", "gravel", "horse", "hubble_deep_field", "ihc"),
+  *("logo", "moon", "motorcycle_left", "page", "retina", "rocket", "text"),
+)  # fmt: skip
 _HEAD_SIZE = 192
 _HEADS_A_FILE = 500
 _MOST_NEGATIVES = 6000
@@ -94,31 +84,59 @@ def make_face_finder(recipe: Recipe, workdir: Path, out: Path, *, workers: int =
 
   Args:
     recipe: of the weights.
-    workdir: holds the results of the stages; made anew by whoever changes the recipe.
+    workdir: holds the results of the stages, of one recipe.
     out: the archive, `.npz`.
     workers: processes that render heads; their number does not change the result.
     overwrite: replace `out`.
 
   Raises:
-    BadInput: a folder without portraits, a file of the heads that is missing, MediaPipe that is not at hand.
+    BadInput: a folder without portraits, a file of the heads that is missing, MediaPipe that is not at hand, or a
+      workdir that was begun with another recipe.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  _check_settings(recipe, workdir / "recipe.json")
   portraits = _kept(workdir / "portraits.npz", functools.partial(_portrait_stage, recipe))
   _head_stage(recipe, workdir, portraits, workers)
-  rng = np.random.default_rng([recipe.seed, 1])
   backgrounds = list(_backgrounds(recipe))
-  examples = Examples(rng, _portrait_examples(portraits), _head_examples(workdir), backgrounds, mirrored_landmarks())
-  detector = _trained(workdir / "detector.npz", functools.partial(_train_detector, recipe, examples))
   turned = [turn for each in backgrounds for turn in (each, each[::-1, ::-1], np.rot90(each))]
-  mine = functools.partial(hard_negatives, detector, turned, _pairs(portraits))
-  examples.hard_negatives = _kept(workdir / "negatives.npz", lambda: {"squares": mine()})["squares"]
-  landmarker = _trained(workdir / "landmarker.npz", functools.partial(_train_landmarker, recipe, examples))
+  drawn_from = (_portrait_examples(portraits), _head_examples(workdir), backgrounds, mirrored_landmarks())
+
+  def examples(stage: int, **options) -> Examples:
+    # A stage draws the same whether those before it were done just now or long ago.
+    return Examples(np.random.default_rng([recipe.seed, 1, stage]), *drawn_from, **options)
+
+  detector = _trained(workdir / "detector.npz", lambda save: _train_detector(recipe, examples(0), save))
+  negatives = _kept(workdir / "negatives.npz", lambda: {"squares": hard_negatives(detector, turned, _pairs(portraits))})
+  first = examples(1, hard_negatives=negatives["squares"])
+  landmarker = _trained(workdir / "landmarker.npz", lambda save: _train_landmarker(recipe, first, save))
   variables = {"detector": detector, "landmarker": landmarker, "partner": mirrored_landmarks()}
-  mine = functools.partial(false_faces, variables, [*turned, *_patterns(recipe)], _pairs(portraits))
-  examples.hard_negatives = _kept(workdir / "negatives-2.npz", lambda: {"squares": mine()})["squares"]
-  train = functools.partial(_train_presence, recipe, examples, landmarker)
-  variables["landmarker"] = _trained(workdir / "landmarker-2.npz", train)
-  save_params(out, variables | {"partner": variables["partner"].astype(np.float32)}, overwrite=overwrite)
+  negatives = _kept(
+    workdir / "negatives-2.npz",
+    lambda: {"squares": false_faces(variables, [*turned, *_patterns(recipe)], _pairs(portraits))},
+  )
+  second = examples(2, hard_negatives=negatives["squares"], empty=_EMPTY_IN_ROUND_TWO)
+  landmarker = _trained(workdir / "landmarker-2.npz", lambda save: _train_again(recipe, second, landmarker, save))
+  partner = mirrored_landmarks().astype(np.float32)
+  save_params(out, {"detector": detector, "landmarker": landmarker, "partner": partner}, overwrite=overwrite)
+
+
+def _check_settings(recipe: Recipe, path: Path) -> None:
+  """Writes the recipe into a new workdir, or BadInput where the workdir holds the stages of another one."""
+  settings = {name: value if value is None else str(value) for name, value in dataclasses.asdict(recipe).items()}
+  if not path.is_file():
+    with atomic_output(path, overwrite=False) as temporary:
+      temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return
+  try:
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in settings if before.get(name) != settings[name]]
+  except (OSError, ValueError, AttributeError) as error:
+    raise BadInput(f"{path}: cannot be read ({error})") from error
+  if changed:
+    name = changed[0]
+    raise BadInput(
+      f"{path.parent}: begun with --{name}={before.get(name)}, not {settings[name]}; take another --workdir"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,7 +189,12 @@ def _head_stage(recipe: Recipe, workdir: Path, portraits: dict[str, np.ndarray],
     if not path.is_file():
       missing.append((path, range(start, min(start + _HEADS_A_FILE, recipe.head_count))))
   if missing:
-    with ProcessPoolExecutor(workers, initializer=_open_heads, initargs=(recipe, _pairs(portraits))) as pool:
+    with ProcessPoolExecutor(
+      workers,
+      mp_context=multiprocessing.get_context("spawn"),  # JAX and MediaPipe have threads, which don't survive a fork
+      initializer=_open_heads,
+      initargs=(recipe, _pairs(portraits)),
+    ) as pool:
       for _ in pool.map(_render_heads, *zip(*missing, strict=True)):
         pass
 
@@ -214,11 +237,12 @@ def _backgrounds(recipe: Recipe) -> Iterator[np.ndarray]:
   """Pictures without faces, `[H, W, 3]` uint8."""
   folder = Path(skimage.__file__).parent / "data"
   for name in _SCIKIT_IMAGES:
-    path = next(path for path in sorted(folder.glob(f"{name}.*")) if path.suffix in (".png", ".jpg"))
-    yield cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    for path in sorted(folder.glob(f"{name}.*")):
+      if path.suffix in (".png", ".jpg"):
+        yield cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
   if recipe.environments:
     for path in sorted(Path(recipe.environments).glob("*.hdr")):
-      linear = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)
+      linear = np.ascontiguousarray(read_environment(path))
       yield np.round(255 * np.clip(linear / np.percentile(linear, 90), 0, 1) ** (1 / 2.2)).astype(np.uint8)
   if recipe.backgrounds:
     for path in sorted(Path(recipe.backgrounds).rglob("*")):
@@ -290,63 +314,38 @@ def _patterns(recipe: Recipe) -> Iterator[np.ndarray]:
 
 
 def _train_detector(recipe: Recipe, examples: Examples, save: Callable):
-  network = FaceDetector(train=True)
-  variables = network.init(jax.random.key(recipe.seed), *_first(examples.detector_batch(2)))
+  network, steps = FaceDetector(train=True), recipe.detector_steps
+  variables = network.init(jax.random.key(recipe.seed), jnp.asarray(examples.detector_batch(2).luminance))
   bias = variables["params"]["Conv_0"]["bias"]
   variables["params"]["Conv_0"]["bias"] = bias.at[0].set(training.RARE)
-  batches = in_background(examples.detector_batch(recipe.batch) for _ in range(recipe.detector_steps))
-  return training.train(
-    network,
-    variables,
-    batches,
-    training.detector_loss,
-    training.DETECTOR_WEIGHTS,
-    steps=recipe.detector_steps,
-    learning_rate=3e-3,
-    save=save,
-  )
+  batches = in_background(examples.detector_batch(recipe.batch) for _ in range(steps))
+  loss, weights = training.detector_loss, training.DETECTOR_WEIGHTS
+  return training.train(network, variables, batches, loss, weights, steps=steps, learning_rate=3e-3, save=save)
 
 
 def _train_landmarker(recipe: Recipe, examples: Examples, save: Callable):
   network = FaceLandmarker(train=True)
-  variables = network.init(jax.random.key(recipe.seed), *_first(examples.landmark_batch(2)))
+  variables = network.init(jax.random.key(recipe.seed), jnp.asarray(examples.landmark_batch(2).luminance))
   # Begins at the mean face, not at a point.
   drawn = [examples.landmark_batch(recipe.batch) for _ in range(4)]
   mean = np.mean(np.concatenate([batch.points[batch.present == 1] for batch in drawn]), axis=0)
   last = variables["params"]["points"]
   variables["params"]["points"] = {"kernel": 0.1 * last["kernel"], "bias": jnp.asarray(mean.ravel())}
-  batches = in_background(examples.landmark_batch(recipe.batch) for _ in range(recipe.landmark_steps))
-  return training.train(
-    network,
-    variables,
-    batches,
-    training.landmark_loss,
-    training.LANDMARK_WEIGHTS,
-    steps=recipe.landmark_steps,
-    learning_rate=2e-3,
-    save=save,
-  )
+  return _improve(recipe, examples, variables, recipe.landmark_steps, 2e-3, save)
 
 
-def _train_presence(recipe: Recipe, examples: Examples, landmarker, save: Callable):
+def _train_again(recipe: Recipe, examples: Examples, landmarker, save: Callable):
   """A second, shorter round, whose pictures without faces are those that took in the first one."""
-  examples.empty = _EMPTY_IN_ROUND_TWO
-  steps = max(1, recipe.landmark_steps // 5)
+  return _improve(recipe, examples, landmarker, max(1, recipe.landmark_steps // 5), 4e-4, save)
+
+
+def _improve(recipe: Recipe, examples: Examples, landmarker, steps: int, learning_rate: float, save: Callable):
+  network = FaceLandmarker(train=True)
   batches = in_background(examples.landmark_batch(recipe.batch) for _ in range(steps))
+  loss, weights = training.landmark_loss, training.LANDMARK_WEIGHTS
   return training.train(
-    FaceLandmarker(train=True),
-    landmarker,
-    batches,
-    training.landmark_loss,
-    training.LANDMARK_WEIGHTS,
-    steps=steps,
-    learning_rate=4e-4,
-    save=save,
+    network, landmarker, batches, loss, weights, steps=steps, learning_rate=learning_rate, save=save
   )
-
-
-def _first(batch) -> tuple[jax.Array]:
-  return (jnp.asarray(batch.luminance),)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,7 +353,7 @@ def _first(batch) -> tuple[jax.Array]:
 
 
 def _trained(path: Path, train: Callable):
-  """The variables in an archive, or those of a training, which then lie there; on its way beside it, in `.part`."""
+  """The variables in an archive, or those of a training, which then lie there."""
   if not path.is_file():
     part = path.with_name(f"{path.stem}-part.npz")
     save_params(path, train(lambda variables: save_params(part, variables, overwrite=True)))

@@ -18,6 +18,7 @@ from data_gen.heads.texture import PortraitTexture
 from data_gen.rasterize import rasterize
 from dpr_jax import sh
 from dpr_jax.errors import BadInput
+from dpr_jax.lights import read_environment
 from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")
@@ -283,11 +284,8 @@ def _srgb(linear: np.ndarray) -> np.ndarray:
 def _load_environments(folder: Path) -> np.ndarray:
   lights = []
   for path in sorted(folder.glob("*.hdr")):
-    panorama = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if panorama is None or panorama.ndim != 3:
-      raise BadInput(f"{path}: cannot be read as an environment map")
-    small = cv2.resize(panorama, (128, 64), interpolation=cv2.INTER_AREA)
-    lights.append(sh.environment(small[..., ::-1]))
+    small = cv2.resize(np.ascontiguousarray(read_environment(path)), (128, 64), interpolation=cv2.INTER_AREA)
+    lights.append(sh.environment(small))
   if not lights:
     raise BadInput(f"{folder}: no environment maps (.hdr)")
   return np.stack(lights)
