@@ -7,7 +7,7 @@ import pytest
 from skimage import data
 
 from dpr_jax import embedded_faces
-from dpr_jax.checkpoints import save_params
+from dpr_jax.checkpoints import check_structure, read_archive, save_params
 from dpr_jax.embedded_faces import (
   WEIGHTS,
   EmbeddedFaceFinder,
@@ -231,6 +231,10 @@ def test_a_closed_finder_says_so():
 
 def test_the_packaged_weights_are_small():
   assert WEIGHTS.stat().st_size <= 4_000_000
+
+
+def test_the_packaged_weights_are_of_these_networks():
+  check_structure(read_archive(WEIGHTS), jax.eval_shape(initial_variables, jax.random.key(0)), WEIGHTS)
 
 
 def test_partners_in_a_mirror_come_in_pairs():
