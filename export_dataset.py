@@ -38,6 +38,12 @@ _NORMALS = flags.DEFINE_string(
   "face_mesh (of the face finder; default for photos), tddfa (3DDFA), synthetic (exact; procedural faces only)",
 )
 _ARAP = flags.DEFINE_bool("arap", None, "warp the fitted face onto the detected landmarks; default: only for tddfa")
+_RATIO = flags.DEFINE_enum(
+  "ratio",
+  "linear",
+  ["linear", "published"],
+  "what a change of light multiplies: linear light, or as published L of Lab, which reproduces the paper's dataset",
+)
 _LIGHT_ESTIMATOR = flags.DEFINE_string(
   "light_estimator", None, "fit (default for photos), sfsnet, network, or truth (default for procedural faces)"
 )
@@ -89,6 +95,7 @@ def main() -> None:
     face_finder=_FACE_FINDER.value,
     normals=normals,
     arap=normals == "tddfa" if _ARAP.value is None else _ARAP.value,
+    ratio=_RATIO.value,
     light_estimator=_LIGHT_ESTIMATOR.value or ("truth" if synthetic and normals == "synthetic" else "fit"),
     weights=_WEIGHTS.value,
     light_prior=_resolved(_LIGHT_PRIOR.value),

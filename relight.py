@@ -2,7 +2,8 @@
 
 python relight.py --image=photo.jpg --light=left --out=relit.jpg
 python relight.py --image=folder --light=45,30 --out=relit_folder
-python relight.py --image=photo.jpg --light=studio.hdr --out=relit.jpg
+python relight.py --image=photo.jpg --light=45,30,0.2,20 --temperature=3200 --exposure=-0.5 --out=relit.jpg
+python relight.py --image=photo.jpg --light=studio.hdr --env_rotate=90 --out=relit.jpg
 python relight.py --image=photo.jpg --light=other_portrait.jpg --out=relit.jpg
 python relight.py --image=photo.jpg --grid --out=sheet.png
 python relight.py --image=photo.jpg --rotate=60 --out=turn.mp4
@@ -25,13 +26,26 @@ _VIDEO = flags.DEFINE_string(
 _LIGHT = flags.DEFINE_multi_string(
   "light",
   [],
-  "left, right, top, bottom, left-top, rembrandt, ...; or azimuth,elevation[,ambient] in degrees to the image's left "
-  "and up from the camera; or a text file of 9 SH numbers; or a .hdr or .exr environment map; or a photo whose light "
-  "is transferred. Left is the viewer's left. With --grid it may be given several times",
+  "left, right, top, bottom, left-top, rembrandt, ...; or azimuth,elevation[,fill[,size]]: degrees to the image's left "
+  "and up from the camera, the fill's light over the lamp's (0 to 4), and the lamp's diameter in degrees (0.5 to 60); "
+  "or a text file of 9 SH numbers, or of 27 in colour; or a .hdr or .exr environment map; or a photo whose light is "
+  "transferred. Left is the viewer's left. With --grid it may be given several times",
 )
 _OUT = flags.DEFINE_string("out", None, "where to write: a file, or a folder if --image is one")
 _STRENGTH = flags.DEFINE_float("strength", 1.0, "0 leaves the photo as it is, 1 is the light as asked for, up to 3")
-_INTENSITY = flags.DEFINE_float("intensity", 1.0, "factor on the light (the authors' demo: 0.7)")
+_EXPOSURE = flags.DEFINE_float(
+  "exposure", 0.0, "stops, -5 to 5; at 0 the lit side of the face stays as bright as the photo has it"
+)
+_INTENSITY = flags.DEFINE_float(
+  "intensity", 1.0, "factor on the light: 2 is one stop more of --exposure (the authors' demo: 0.7)"
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", None, "colour temperature of the lamps in kelvin, 1700 to 25000; 2700 is a bulb, 6504 white"
+)
+_COLOR = flags.DEFINE_string("color", None, "colour of the lamps, #ffb070 or 255,176,112 (sRGB)")
+_ENV_ROTATE = flags.DEFINE_float(
+  "env_rotate", 0.0, "degrees by which an environment map is turned: 90 brings light from the camera's side to the left"
+)
 _WEIGHTS = flags.DEFINE_string(
   "weights",
   None,
@@ -71,7 +85,11 @@ def main() -> None:
     weights=_WEIGHTS.value,
     size=_SIZE.value,
     strength=_STRENGTH.value,
+    exposure=_EXPOSURE.value,
     intensity=_INTENSITY.value,
+    temperature=_TEMPERATURE.value,
+    color=_COLOR.value,
+    env_rotate=_ENV_ROTATE.value,
     face=_FACE.value,
     align=not _NO_ALIGN.value,
     overwrite=_OVERWRITE.value,

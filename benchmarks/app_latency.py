@@ -25,6 +25,7 @@ from absl import app, flags
 from skimage import data
 
 from dpr_jax import web_app
+from dpr_jax.color import NEUTRAL
 from dpr_jax.lights import Direction
 from dpr_jax.photo import Photo, write_photo
 from dpr_jax.relight_service import RelightService, Wish
@@ -36,6 +37,9 @@ _SECONDS = flags.DEFINE_float("seconds", 60, "for each number of users")
 _RUNS = flags.DEFINE_integer("runs", 15, "of the first table")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "of the third")
 _ROOT = Path(__file__).resolve().parent.parent
+
+# Of what the page sends with every wish: the map and its rotation, the portrait, and strength, exposure and kelvin.
+_NO_MAP, _NO_REFERENCE, _DIALS = (None, 0), (None,), (1, 0, NEUTRAL)
 
 
 def portrait(number: int) -> np.ndarray:
@@ -67,8 +71,8 @@ def ask(client: gradio_client.Client, photo: Path, azimuth: float) -> float:
   """Seconds until the picture is there."""
   begin = time.perf_counter()
   client.predict(
-    gradio_client.handle_file(str(photo)), web_app.LAMP, azimuth, 20, 0.3, None, None, 1, 6504, _WEIGHTS.value,
-    web_app.ALL_FACES, api_name="/preview",
+    gradio_client.handle_file(str(photo)), web_app.LAMP, *Direction(azimuth, 20), *_NO_MAP, *_NO_REFERENCE, *_DIALS,
+    _WEIGHTS.value, web_app.ALL_FACES, api_name="/preview",
   )  # fmt: skip
   return time.perf_counter() - begin
 

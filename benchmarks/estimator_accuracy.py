@@ -4,9 +4,10 @@ python benchmarks/estimator_accuracy.py
 python benchmarks/estimator_accuracy.py --faces=100 --network
 python benchmarks/estimator_accuracy.py --faces=0 --portraits=FOLDER
 
-Procedural faces know their normals and their light. They are rendered twice: as the paper's model has it, shading times
-the L of Lab, and as a camera sees them, shading times linear albedo. A folder of frontal portraits shows the lean of
-MediaPipe's depth: nobody knows the normals there, but on average people don't look at the ground.
+Procedural faces know their normals and their light. They are rendered three times: as the paper's model has it, shading
+times the L of Lab; in linear light, shading times albedo; and as a camera sees them, in linear light under a lamp with
+cast shadows and a soft fill, both kept off by the head itself, and with shine. A folder of frontal portraits shows the
+lean of MediaPipe's depth: nobody knows the normals there, but on average people don't look at the ground.
 """
 
 import collections
@@ -19,22 +20,20 @@ from unittest import mock
 import numpy as np
 from absl import app, flags
 
-from data_gen import face_mesh
+from data_gen import face_mesh, srgb
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.light_estimation import Estimator, estimate_light, make_estimator
 from data_gen.normals import extend_to_frame
-from data_gen.portraits import FramedPortrait, ProceduralFaces, generator
-from data_gen.procedural_faces import draw_face, geometry, render
-from data_gen.synthesis import Settings, denoise, skin_mask
+from data_gen.portraits import FramedPortrait, ProceduralFaces, Truth, generator
+from data_gen.procedural_faces import Lamp, draw_face, geometry, radiance
+from data_gen.synthesis import Settings, denoise, luminance_of, skin_mask
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import sh
+from dpr_jax import ratio, sh
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face
+from dpr_jax.light import LUMINANCE_WEIGHTS
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
-
-cv2 = import_native("cv2")
 
 _FACES = flags.DEFINE_integer("faces", 40, "how many procedural faces; 0 leaves them out", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "of the procedural faces and their lights")
@@ -43,7 +42,14 @@ _PORTRAITS = flags.DEFINE_string("portraits", None, "a folder of frontal portrai
 
 _SIZE = 512
 _LEANS = {"MediaPipe": 0.0, "straightened": face_mesh.LEAN}
-_MODELS = ("L x shading", "linear light")
+_CAMERA = "camera"
+_KINDS = {"L x shading": "published", "linear light": "linear"}  # of ratio, by the model of a photo
+_MODELS = (*_KINDS, _CAMERA)
+# Of the camera's photos, evenly drawn: azimuth and elevation of the lamp, the radius of its disc in degrees, and the
+# mean shading by the fill over that of a surface that faces the lamp.
+_LAMP_AZIMUTH, _LAMP_ELEVATION, _LAMP_SOFTNESS, _FILL = (-75, 75), (-15, 60), (1, 8), (0.08, 0.8)
+_BRIGHTEST = 0.6  # linear luminance that the brightest hundredth of head and neck gets
+_MOST_EXPOSURE = 3.0
 
 
 class LightError(NamedTuple):
@@ -140,7 +146,7 @@ def _print_procedural() -> None:
       light_errors[(model, *row)].append(error)
   print(
     f"{_SIZE} x {_SIZE}, seed {_SEED.value}; MediaPipe finds "
-    + " and ".join(f"{found[model]} of {_FACES.value} faces ({model})" for model in _MODELS)
+    + ", ".join(f"{found[model]} of {_FACES.value} faces ({model})" for model in _MODELS)
     + "\n"
   )
   _print_normals(angles, elevations)
@@ -149,18 +155,33 @@ def _print_procedural() -> None:
 
 def _portraits() -> Iterator[tuple[str, FramedPortrait]]:
   """Each face, as MediaPipe found it, under one light and rendered by each of the models."""
-  source = ProceduralFaces(_FACES.value, _SIZE, _SEED.value, find=True, face_finder="mediapipe")
-  with contextlib.closing(source), MediaPipeFaceFinder() as finder:
-    source.open()
+  with contextlib.ExitStack() as stack:
+    for model, kind in _KINDS.items():
+      source = ProceduralFaces(_FACES.value, _SIZE, _SEED.value, find=True, face_finder="mediapipe", ratio=kind)
+      stack.enter_context(contextlib.closing(source)).open()
+      for id in source.ids:
+        with contextlib.suppress(BadInput):
+          (portrait,) = source.load(id)
+          yield model, portrait
+    finder = stack.enter_context(MediaPipeFaceFinder())
     for id in source.ids:
-      try:
-        (portrait,) = source.load(id)
-      except BadInput:
-        continue
-      yield _MODELS[0], portrait
-      pixels = render(geometry(draw_face(generator(_SEED.value, "face", id)), _SIZE), portrait.truth.light)
-      if faces := finder.find(pixels):
-        yield _MODELS[1], portrait._replace(pixels=pixels, face=faces[0])
+      portrait = _camera_portrait(id)
+      if faces := finder.find(portrait.pixels):
+        yield _CAMERA, portrait._replace(face=faces[0])
+
+
+def _camera_portrait(id: str) -> FramedPortrait:
+  """A face under a lamp and a fill; its light is both, the lamp as a point."""
+  scene = geometry(draw_face(generator(_SEED.value, "face", id)), _SIZE, occluded=True)
+  rng = generator(_SEED.value, "camera", id)
+  towards = sh.direction(rng.uniform(*_LAMP_AZIMUTH), rng.uniform(*_LAMP_ELEVATION)).astype(np.float32)
+  (fill,) = BuiltInLights(color=False).draw(generator(_SEED.value, "light", id), 1)
+  soft = fill.sh * np.float32(rng.uniform(*_FILL) / (sh.shading(towards, fill.sh[0] * np.eye(9)[0])))
+  linear = radiance(scene, soft, Lamp(towards, 1.0, rng.uniform(*_LAMP_SOFTNESS)), gloss=0.7)
+  brightest = np.percentile((linear @ LUMINANCE_WEIGHTS)[scene.label != Label.BACKGROUND], 99)
+  pixels = srgb.from_linear(linear * min(_BRIGHTEST / brightest, _MOST_EXPOSURE))
+  maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks, scene.depth)
+  return FramedPortrait(id, pixels, truth=Truth(maps, scene.normal, soft + sh.basis(towards)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,28 +228,37 @@ def _print_normals(angles: dict, elevations: dict) -> None:
 # Lights.
 
 
-def _estimators() -> dict[str, Estimator]:
+class _Estimator(NamedTuple):
+  """A way to estimate lights, of which kind of ratio."""
+
+  kind: str
+  estimate: Estimator
+
+
+def _estimators() -> dict[str, _Estimator]:
   lights = BuiltInLights(color=False).draw(np.random.default_rng(_SEED.value), 500)
   mean_light = np.mean([light.sh for light in lights], axis=0)
-  estimators = {
-    "none: mean of the prior": lambda pixels, luminance, normal, skin: mean_light,
-    "fit": make_estimator("fit"),
-    "fit, not robust": lambda pixels, luminance, normal, skin: estimate_light(luminance, normal, skin, robust=False),
-  }
-  if _NETWORK.value:
-    estimators["network"] = make_estimator("network")
+  estimators = {"none: mean of the prior": _Estimator("linear", lambda *_: mean_light)}
+  for kind in ratio.KINDS:
+    of_kind = f", {kind}"
+    estimators[f"fit{of_kind}"] = _Estimator(kind, make_estimator("fit", ratio=kind))
+    estimators[f"fit, not robust{of_kind}"] = _Estimator(
+      kind, lambda _, luminance, normal, skin: estimate_light(luminance, normal, skin, robust=False)
+    )
+    if _NETWORK.value:
+      estimators[f"network{of_kind}"] = _Estimator(kind, make_estimator("network", ratio=kind))
   return estimators
 
 
 def _light_errors(
-  portrait: FramedPortrait, estimators: dict[str, Estimator]
+  portrait: FramedPortrait, estimators: dict[str, _Estimator]
 ) -> dict[tuple[str, str], LightError | None]:
   """(normals, estimator) -> error, or None where the estimator rejects the photo.
 
   Shadings are compared where both the exact maps and the mesh see skin, each computed from its own normals.
   """
   smooth = denoise(portrait.pixels, Settings().denoise)
-  luminance = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) / 255
+  luminance = {kind: luminance_of(smooth, kind) for kind in ratio.KINDS}
   sources = {"exact": portrait.truth.maps, "face mesh": face_mesh.face_maps(portrait.pixels, portrait.face)}
   normals = {name: extend_to_frame(maps) for name, maps in sources.items()}
   skins = {name: skin_mask(maps, normals[name][1]) for name, maps in sources.items()}
@@ -237,9 +267,9 @@ def _light_errors(
   true_shading = _shading(sources["exact"].normal[common], true_light)
   errors = {}
   for name, (normal, _) in normals.items():
-    for estimator, estimate in estimators.items():
+    for estimator, (kind, estimate) in estimators.items():
       try:
-        light = estimate(portrait.pixels, luminance, normal, skins[name])
+        light = estimate(portrait.pixels, luminance[kind], normal, skins[name])
       except BadInput:
         errors[name, estimator] = None
         continue

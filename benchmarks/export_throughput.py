@@ -23,6 +23,7 @@ _PORTRAITS = flags.DEFINE_integer("portraits", 40, "how many; a folder's first o
 _SIZE = flags.DEFINE_integer("size", 1024, "side of the portraits")
 _NORMALS = flags.DEFINE_string("normals", None, "as for export_dataset.py")
 _FACE_FINDER = flags.DEFINE_string("face_finder", None, "as for export_dataset.py")
+_RATIO = flags.DEFINE_enum("ratio", "linear", ["linear", "published"], "as for export_dataset.py")
 _ARAP = flags.DEFINE_bool("arap", False, "as for export_dataset.py")
 _WORKERS = flags.DEFINE_multi_integer("workers", [1, 2], "numbers of workers to try")
 
@@ -38,6 +39,7 @@ def _settings(source: str, count: int) -> Settings:
     face_finder=_FACE_FINDER.value,
     normals=normals,
     arap=_ARAP.value,
+    ratio=_RATIO.value,
     light_estimator=estimator,
   )
 

@@ -4,7 +4,7 @@
 
 A photo relit to the light that the network itself sees in it should stay as it is: the mean change of its gray levels
 over the head. And a light that goes round the face in 60 steps should move the picture evenly: the largest change from
-one frame to the next over the median of all.
+one frame to the next over the median of all. `benchmarks/preset_sheet.py` asks more of the named lights.
 
 `--held-out` takes of a folder those portraits that `export_dataset.py` keeps out of training. `--grid=FILE --faces=8`
 draws some of them under six lights, by each of the networks; `--sheets=FOLDER` all photos, large.
@@ -18,13 +18,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dpr_jax import sh
+from dpr_jax import command_line, sh
+from dpr_jax import light as light_module
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
-from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
+from dpr_jax.networks import network_for
 from dpr_jax.photo import PHOTO_SUFFIXES, Photo, read_photo, to_8_bits, write_photo
-from dpr_jax.pictures import contact_sheet, shrink
+from dpr_jax.pictures import contact_sheet, shrink, sphere
 from dpr_jax.portrait import Portrait
 from dpr_jax.records import split_of
 
@@ -66,7 +67,7 @@ def own_light_change(portrait: Portrait, head: np.ndarray) -> float:
 def largest_jump(portrait: Portrait, head: np.ndarray) -> float:
   """The largest change between neighbouring frames of a turning light, over the median one."""
   light = parse_light("left")
-  frames = [portrait.relight(sh.rotate(light, sh.roll(-360 * step / STEPS))) for step in range(STEPS)]
+  frames = [portrait.relight(light_module.rotate(light, sh.roll(-360 * step / STEPS))) for step in range(STEPS)]
   changes = [mean_change(frames[k - 1], frames[k], head) for k in range(STEPS)]
   return float(max(changes) / np.median(changes))
 
@@ -77,6 +78,7 @@ def mean_change(one: np.ndarray, other: np.ndarray, head: np.ndarray) -> float:
 
 
 def gray(pixels: np.ndarray) -> np.ndarray:
+  """The gray levels of RGB pixels, `[H, W, 3] -> [H, W]`."""
   return pixels.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
 
 
@@ -92,6 +94,7 @@ def main() -> None:
   parser.add_argument("--sheets", type=Path, help="a folder for large pictures")
   parser.add_argument("--no-figures", action="store_true", help="pictures only")
   arguments = parser.parse_args()
+  command_line.enable_compilation_cache()
   networks = {name: load_params(name) for name in arguments.weights.split(",")}
   groups = {"photos": list(photos(arguments.photos.split(","))), "held-out portraits": held_out(arguments.held_out)}
   if not arguments.no_figures:
@@ -141,7 +144,7 @@ def _draw_grid(networks, paths: Sequence[Path], target: Path, face_finder: str |
       portrait, lights = by_path[path], [parse_light(light, networks[name]) for light in GRID_LIGHTS]
       cells = [portrait.pixels, *(portrait.relight(light) for light in lights)]
       rows.append(np.hstack([_square(cell) for cell in cells]))
-  spheres = [np.repeat(sh.sphere_picture(light, _GRID_SIDE // 2)[..., None], 3, axis=-1) for light in lights]
+  spheres = [sphere(light, _GRID_SIDE // 2) for light in lights]
   around = _GRID_SIDE // 4
   spheres = [np.pad(sphere, ((8, 8), (around, around), (0, 0)), constant_values=104) for sphere in spheres]
   head = np.hstack([np.full_like(spheres[0], 104), *spheres])

@@ -1,9 +1,11 @@
-"""How long relighting takes, and how much memory: 512 and 1024, one light and many, encode and decode apart.
+"""How long relighting takes, and how much memory: every network, one light and many, encode and decode apart.
 
   python benchmarks/relight_latency.py
 
-Every network runs in a process of its own, so that its peak memory is its own. Weights are random: they do not change
-the work. Times are medians over interleaved rounds, so that a ratio compares neighbours in time.
+Every network runs in a process of its own, so that its peak memory is its own: 256 is this project's network, 512 and
+1024 are the published ones. Weights are random: they do not change the work. Lights are soft, nine numbers, but for the
+column of a lamp, whose shadows this project's network casts, and for the photo. Times are medians over interleaved
+rounds, so that a ratio compares neighbours in time.
 """
 
 import argparse
@@ -23,6 +25,7 @@ COLUMNS = {
   "single_ms": "one light, ms",
   "encode_ms": "encode, ms",
   "decode_ms": "decode, ms",
+  "lamp_ms": "decode of a lamp, ms",
   "many_ms": "{lights} lights, ms",
   "ratio": "of {lights} single calls",
   "photo_ms": "whole photo, ms",
@@ -38,14 +41,18 @@ def measure(size: int, lights: int, rounds: int) -> dict[str, float | str]:
 
   from dpr_jax import relighting
   from dpr_jax.hourglass import HourglassNet, HourglassNet1024
+  from dpr_jax.lights import parse_light
+  from dpr_jax.ratio_network import RatioHourglassNet
 
-  network = HourglassNet1024() if size == HourglassNet1024.native_size else HourglassNet()
+  kinds = {kind.native_size: kind for kind in (RatioHourglassNet, HourglassNet, HourglassNet1024)}
+  network = kinds[size]()
   side = network.size_multiple
   params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, side, side, 1)), jnp.zeros((1, 9)))
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.random((size, size, 3), np.float32))
   luminance = image[None, ..., :1]
   shs = jnp.asarray(rng.normal(size=(lights, 9)), jnp.float32)
+  lamp = jax.tree.map(lambda part: jnp.asarray(part)[None], parse_light("rembrandt"))
 
   def timed(function: Callable[[], jax.Array]) -> float:
     start = time.perf_counter()
@@ -59,6 +66,7 @@ def measure(size: int, lights: int, rounds: int) -> dict[str, float | str]:
     "single": lambda: relighting.relight_fn(params, image, shs[0]),
     "encode": lambda: relighting.encode_luminance(params, luminance),
     "decode": lambda: relighting.decode_luminance(params, encoding, shs[:1], size=(size, size)),
+    "lamp": lambda: relighting.decode_luminance(params, encoding, lamp, size=(size, size)),
     "many": lambda: relighting.relight_lights(params, image, shs),
   }
   for function in work.values():
@@ -75,6 +83,7 @@ def measure(size: int, lights: int, rounds: int) -> dict[str, float | str]:
     "single_ms": median["single"],
     "encode_ms": median["encode"],
     "decode_ms": median["decode"],
+    "lamp_ms": median["lamp"],
     "many_ms": median["many"],
     "ratio": statistics.median(ratios),
     "photo_ms": _photo_ms(params, size, rounds),
@@ -86,8 +95,8 @@ def _photo_ms(params, size: int, rounds: int) -> float:
   """A 12-megapixel photo under one more light: decode, and the ratio carried to the photo's own pixels."""
   import numpy as np
 
-  from dpr_jax import sh
   from dpr_jax.faces import Face
+  from dpr_jax.lights import parse_light
   from dpr_jax.portrait import Portrait
 
   rng = np.random.default_rng(0)
@@ -97,7 +106,7 @@ def _photo_ms(params, size: int, rounds: int) -> float:
   landmarks = np.column_stack([2000 + 500 * np.cos(angles), 1500 + 700 * np.sin(angles)])
   landmarks[[33, 133]], landmarks[[362, 263]], landmarks[[61, 291]] = (1700, 1300), (2300, 1300), (2000, 1900)
   portrait = Portrait(params, pixels, [Face(landmarks)], size)
-  light = np.asarray(sh.directional(sh.direction(60, 10)))
+  light = parse_light("left")
   times = []
   for _ in range(max(2, rounds // 3)):
     start = time.perf_counter()
@@ -108,7 +117,7 @@ def _photo_ms(params, size: int, rounds: int) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+  parser.add_argument("--sizes", type=int, nargs="+", choices=[256, 512, 1024], default=[256, 512, 1024])
   parser.add_argument("--lights", type=int, default=16)
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--child", type=int, help=argparse.SUPPRESS)

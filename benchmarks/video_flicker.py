@@ -25,9 +25,9 @@ from skimage import data
 from dpr_jax import command_line, video
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
-from dpr_jax.hourglass import network_for
 from dpr_jax.lights import parse_light
 from dpr_jax.moving_portrait import MovingPortrait
+from dpr_jax.networks import network_for
 from dpr_jax.portrait import Portrait
 
 _FPS = 25
@@ -71,7 +71,7 @@ def changes(source: list[np.ndarray], relit: list[np.ndarray], face: np.ndarray)
 
 def measure_flicker(params, finder: FaceFinder, size: int, frames: int) -> None:
   """Prints the table of flicker and time."""
-  light = parse_light("left", params)
+  light = parse_light("left")
   clip = list(still_clip(frames))
   outline = finder.find(_PHOTO)[0].landmarks[OVAL]
   face = cv2.fillConvexPoly(np.zeros(_PHOTO.shape[:2], np.uint8), np.round(outline).astype(np.int32), 1) > 0
@@ -99,7 +99,7 @@ def resident_mib() -> float:
 
 def measure_memory(params, finder: FaceFinder) -> None:
   """Prints the memory in use at two moments of a film that is read, relit and written."""
-  light = parse_light("left", params)
+  light = parse_light("left")
   seen = {}
 
   def relight(portrait: Portrait, k: int) -> np.ndarray:

@@ -4,21 +4,34 @@
 
 The faces are the cropped ones (Georghiades et al. 2001, Lee et al. 2005; research use only), a folder for each subject,
 a file for each flash, named after its azimuth and elevation in degrees: `A+035E-20.png`; positive azimuth lights the
-image's left side. The flash at the camera is the source; the same subject's own photo under another one the target.
+image's left side. The flash at the camera is the source; the same subject's own photo under another one is the target.
 
-Networks see the crop in the place where CelebA-HQ's framing would have it. A target light is named in two ways:
-`direction`, as a user would write it (azimuth, elevation, ambient 0.3), and `transfer`, the estimate of the network
-itself, averaged over six other subjects under that flash. Scores are those of gray levels in [0, 1], over an ellipse on
-the face: si-MSE x 1000, and SSIM after the same scaling. Rows without a network: the source itself (identity), and the
-ratio image of MediaPipe's mesh, under the light as it is told, and under the lamp that it names with cast shadows.
+The camera was linear: its gray levels are proportional to light. They are encoded as sRGB before anything sees them,
+and scores are taken in L / 100, as the eye sees. `--as_stored` takes the gray levels for sRGB, scores included, as
+older figures of this benchmark did.
+
+Networks see the crop in the place where CelebA-HQ's framing would have it. A target light is named in these ways:
+
+- `fill 0` and `fill 0.05`: by direction, as a lamp of 5 degrees with so much even light beside it. Our network gets
+  that light, a published one the nine numbers that say it (`light.told`).
+- `ambient 0.3`: by direction, for published networks only: the nine numbers of `sh.directional`, which suit them best.
+- `transfer`: the estimate of the network itself, averaged over six other subjects under that flash.
+
+By direction our network keeps the key of the photo; by transfer the picture is as bright as the estimate says.
+
+Scores are those of L / 100 over an ellipse on the face: si-MSE x 1000, SSIM after the same scaling, L1 without any
+scaling, and brightness, the mean of the relit picture over that of the true one. Methods without a network: the source
+itself (identity), and ratio images of MediaPipe's mesh in linear light, whose source light is fitted: with soft target
+lights of nine numbers, and with lamps that cast shadows, the source light fitted or known to be the flash.
 """
 
 import argparse
 import collections
+import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,57 +41,100 @@ import numpy as np
 
 from data_gen import face_mesh, light_estimation, normals, relief
 from data_gen.synthesis import skin_mask
-from dpr_jax import color, metrics, ratio, sh
+from dpr_jax import color, command_line, exposure, metrics, ratio, sh
+from dpr_jax import light as light_module
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
-from dpr_jax.hourglass import network_for
+from dpr_jax.light import Light
+from dpr_jax.networks import network_for
+from dpr_jax.ratio_network import RatioHourglassNet
 from dpr_jax.relighting import decode_luminance, encode_luminance
-from dpr_jax.views import Faces, lamps, relight_under
+from dpr_jax.shading import face_shading
 
 SOURCE = "A+000E+00"
 TARGETS = (
   *("A-070E+00", "A-050E+00", "A-035E+15", "A-020E+10", "A+020E+10", "A+035E+15", "A+050E+00", "A+070E+00"),
   *("A+000E+45", "A+000E-20", "A+035E+65", "A-035E+65", "A+035E-20", "A-035E-20"),
 )
-NAMINGS = ("direction", "transfer")
+# For each score how it is titled and written.
+SCORES = {
+  "si_mse": ("si-MSE x 1000", ".2f"),
+  "ssim": ("SSIM", ".3f"),
+  "l1": ("L1", ".3f"),
+  "brightness": ("brightness, relit / true", ".2f"),
+}
+TRANSFER = "transfer"
+REFERENCE = "official-512"
 
 _HEIGHT, _WIDTH = 192, 168
 _SIDE, _TOP, _LEFT = 320, 74, 76  # of the square, and where in it the crop lies
+_FLASH_SIZE = 5.0  # degrees
 _AMBIENT = 0.3
 _OTHERS = 6  # subjects whose estimates are averaged
-_SOFTNESS = 0.3  # of the shadows of the rendered lamps
 _LEAST_AZIMUTH = 20  # of lights whose side is asked for
+_MOST_STOPS = 6.0  # by which a baseline's ratio image is made brighter or darker
 
 _Y, _X = np.mgrid[:_HEIGHT, :_WIDTH]
 FACE = ((_Y - 96) / 92) ** 2 + ((_X - 84) / 76) ** 2 <= 1
 
 
+def angles(flash: str) -> tuple[int, int]:
+  """Azimuth and elevation in degrees: "A+035E-20" -> (35, -20)."""
+  return tuple(int(number) for number in re.fullmatch(r"A([+-]\d+)E([+-]\d+)", flash).groups())
+
+
+def flash_light(flash: str, fill: float) -> Light:
+  """A flash as a lamp of irradiance 1, and even light beside it, whose irradiance is `fill`; gray."""
+  return light_module.even_light(fill)._replace(
+    towards=sh.direction(*angles(flash))[None],
+    irradiance=np.ones((1, 1), np.float32),
+    size=np.full(1, _FLASH_SIZE, np.float32),
+  )
+
+
+# A flash -> its light, by the name of the way in which it is named.
+DIRECTIONS: dict[str, Callable[[str], Light]] = {
+  "fill 0": lambda flash: flash_light(flash, 0.0),
+  "fill 0.05": lambda flash: flash_light(flash, 0.05),
+  "ambient 0.3": lambda flash: light_module.soft_light(sh.directional(sh.direction(*angles(flash)), _AMBIENT)),
+}
+# Methods that are given lamps, and those that are given nine numbers which were made for the published networks.
+_LAMPS, _PUBLISHED = ("fill 0", "fill 0.05"), tuple(DIRECTIONS)
+
+# A light, and by how many stops the key of the face gets brighter (None: as bright as the light says) -> the relit
+# square `[320, 320]`.
+Relight = Callable[[Light, float | None], np.ndarray]
+
+
 class Method(NamedTuple):
-  """What is compared.
+  """What is compared. Pictures are gray, sRGB-encoded, in [0, 1]; lights are gray and have no leading axes.
 
   Attributes:
-    estimate: a square `[320, 320]`, and its subject's, under the flash at the camera -> the light `[9]`; or None.
-    relight: a square and lights `[T, 9]` -> squares `[T, 320, 320]`.
+    directions: those of `DIRECTIONS` that it is given; empty: it knows nothing of a light.
+    estimate: a square `[320, 320]`, and its subject's under the flash at the camera -> the light; None: not asked.
+    open: a square to be relit -> how to relight it.
   """
 
-  estimate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
-  relight: Callable[[np.ndarray, np.ndarray], np.ndarray]
+  directions: Sequence[str]
+  estimate: Callable[[np.ndarray, np.ndarray], Light] | None
+  open: Callable[[np.ndarray], Relight]
 
 
-def angles(name: str) -> tuple[int, int]:
-  """Azimuth and elevation in degrees: "A+035E-20" -> (35, -20)."""
-  return tuple(int(number) for number in re.fullmatch(r"A([+-]\d+)E([+-]\d+)", name).groups())
+def read_subject(folder: Path, *, as_stored: bool = False) -> dict[str, np.ndarray]:
+  """The photos of a subject that are compared, by flash: gray, sRGB-encoded, in [0, 1], `[192, 168]` float32.
 
-
-def read_subject(folder: Path) -> dict[str, np.ndarray]:
-  """The photos of a subject that are compared, by flash: gray in [0, 1], `[192, 168]` float32."""
+  Args:
+    folder: of the subject.
+    as_stored: the gray levels are taken for sRGB instead of linear light.
+  """
   photos = {}
   for name in (SOURCE, *TARGETS):
     path = folder / f"{name}.png"
     if path.is_file():
-      photos[name] = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
-      if photos[name].shape != (_HEIGHT, _WIDTH):
-        raise SystemExit(f"{path}: has {photos[name].shape} pixels instead of {_HEIGHT} x {_WIDTH}")
+      photo = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+      if photo.shape != (_HEIGHT, _WIDTH):
+        raise SystemExit(f"{path}: has {photo.shape} pixels instead of {_HEIGHT} x {_WIDTH}")
+      photos[name] = photo if as_stored else color.delinearise(photo)
   return photos
 
 
@@ -93,38 +149,47 @@ def crop(picture: np.ndarray) -> np.ndarray:
   return picture[_TOP : _TOP + _HEIGHT, _LEFT : _LEFT + _WIDTH]
 
 
-def luminance_of_gray(gray: np.ndarray) -> np.ndarray:
-  """L / 100 of gray sRGB."""
-  return color.srgb_to_lab(np.repeat(gray[..., None], 3, axis=-1))[..., 0] / 100
+def lightness_of_gray(gray: np.ndarray) -> np.ndarray:
+  """L / 100 of gray sRGB in [0, 1]."""
+  return color.lightness_of_luminance(color.linearise(gray))
 
 
-def gray_of_luminance(luminance: np.ndarray) -> np.ndarray:
-  """The inverse of `luminance_of_gray`."""
-  lab = np.stack([100 * luminance, np.zeros_like(luminance), np.zeros_like(luminance)], axis=-1)
-  return color.lab_to_srgb(lab)[..., 1]
+def gray_of_lightness(lightness: np.ndarray) -> np.ndarray:
+  """The inverse of `lightness_of_gray`; what leaves [0, 1] is clipped."""
+  return color.delinearise(np.clip(color.luminance_of_lightness(lightness), 0, 1))
 
 
 def identity() -> Method:
   """Gives back the source."""
-  return Method(None, lambda source, lights: np.broadcast_to(source, (len(lights), *source.shape)))
+  return Method((), None, lambda source: lambda light, stops: source)
 
 
 def network(weights: str, size: int | None) -> Method:
   """A relighting network, at a size or at the one that its kind is made for."""
   params = load_params(weights)
-  size = size or network_for(params).native_size
+  kind = network_for(params)
+  size = size or kind.native_size
+  directions = _LAMPS if isinstance(kind, RatioHourglassNet) else _PUBLISHED
 
-  def see(picture):
+  def encode(picture):
     picture = np.clip(cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
-    return encode_luminance(params, luminance_of_gray(picture)[None, ..., None])
+    return encode_luminance(params, lightness_of_gray(picture)[None, ..., None])
 
-  def relight(source, lights):
-    encoding = see(source)
-    relit = [np.asarray(decode_luminance(params, encoding, light[None], size=(size, size))) for light in lights]
-    gray = [gray_of_luminance(luminance[0, ..., 0]) for luminance in relit]
-    return np.stack([cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for picture in gray])
+  def estimate(picture, source):
+    own = jax.tree.map(lambda part: np.asarray(part)[0], encode(picture).light)
+    return light_module.as_light(own)
 
-  return Method(lambda picture, source: np.asarray(see(picture).light)[0], relight)
+  def open_source(source):
+    encoding = encode(source)
+
+    def relight(light, stops):
+      batch = jax.tree.map(lambda part: part[None], light)
+      relit = decode_luminance(params, encoding, batch, size=(size, size), exposure_stops=stops)
+      return cv2.resize(gray_of_lightness(np.asarray(relit)[0, ..., 0]), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+
+    return relight
+
+  return Method(directions, estimate, open_source)
 
 
 class Shape(NamedTuple):
@@ -135,95 +200,142 @@ class Shape(NamedTuple):
   skin: np.ndarray
 
 
-class RatioImage:
-  """The ratio image of MediaPipe's mesh and the constrained fit, on L as the dataset is made."""
+class RatioImages:
+  """The ratio images of MediaPipe's mesh, in linear light."""
 
   def __init__(self, finder: FaceFinder):
     self._finder = finder
     self._shapes: dict[bytes, Shape] = {}
 
+  def methods(self) -> dict[str, Method]:
+    """The methods by their names."""
+    return {
+      "ratio image": Method(_LAMPS, self.estimate, functools.partial(self._open, shading=_soft_shading)),
+      "ratio image, lamps": Method(_LAMPS, None, functools.partial(self._open, shading=_lamp_shading)),
+      "ratio image, lamps, source known": Method(
+        _LAMPS, None, functools.partial(self._open, shading=_lamp_shading, source_known=True)
+      ),
+    }
+
   def shape(self, source: np.ndarray) -> Shape:
+    """The shape of the subject of a frontal photo, a square `[320, 320]`."""
     key = source.tobytes()
     if key not in self._shapes:
       pixels = np.repeat(np.rint(255 * source).astype(np.uint8)[..., None], 3, axis=-1)
       faces = self._finder.find(pixels)
       if not faces:
-        raise SystemExit("MediaPipe finds no face in a frontal photo")
+        raise SystemExit("no face was found in a frontal photo")
       maps = face_mesh.face_maps(pixels, faces[0])
       normal, mask = normals.extend_to_frame(maps)
       self._shapes[key] = Shape(normal, relief.extend_to_frame(maps), skin_mask(maps, mask))
     return self._shapes[key]
 
-  def estimate(self, picture: np.ndarray, source: np.ndarray) -> np.ndarray:
-    shape = self.shape(source)
-    return light_estimation.estimate_light(luminance_of_gray(picture), shape.normal, shape.skin)
+  def estimate(self, picture: np.ndarray, source: np.ndarray) -> Light:
+    """The fitted light of a square, as bright as the photo: as if the albedo of the skin were 1."""
+    shape, luminance = self.shape(source), color.linearise(picture)
+    light = light_estimation.estimate_light(luminance, shape.normal, shape.skin)
+    return light_module.soft_light(light * luminance[shape.skin].mean())
 
-  def relight(self, source: np.ndarray, lights: np.ndarray) -> np.ndarray:
-    light = self.estimate(source, source)
-    return gray_of_luminance(
-      ratio.relight_luminance(luminance_of_gray(source), self.shape(source).normal, light, lights)
-    )
+  def _open(self, source: np.ndarray, shading, source_known: bool = False) -> Relight:
+    shape, luminance = self.shape(source), color.linearise(source)
+    own = None if source_known else self.estimate(source, source)
+    skin = shape.skin.astype(np.float32)
 
-  def relight_by_lamps(self, source: np.ndarray, lights: np.ndarray) -> np.ndarray:
-    """As `relight`, under the lamps whose lobes the lights are (`views.lamps`)."""
-    shape = self.shape(source)
-    face = Faces(
-      luminance=luminance_of_gray(source)[None, ..., None],
-      normal=shape.normal[None],
-      depth=shape.depth[None, ..., None],
-      mask=np.ones((1, _SIDE, _SIDE, 1), np.float32),
-      framing=np.float32([[1, 0, 0]]),
-      source_light=self.estimate(source, source)[None],
-    )
-    band1 = lights[:, [3, 1, 2]]
-    length = np.linalg.norm(band1, axis=-1)
-    # The inverse of `sh.directional`, whose band 1 without even light is 2 / sqrt(3) of the first coefficient.
-    even = np.clip(1 - length / lights[:, 0] * np.sqrt(3) / 2, 0, 1)
-    lamp = lamps(band1 / length[:, None], even, lights[:, 0], np.full(len(lights), _SOFTNESS, np.float32))
-    relit = _relight_under(face, jax.tree.map(lambda leaf: leaf[:, None], lamp))
-    return gray_of_luminance(np.asarray(relit)[:, 0, ..., 0])
+    def relight(light, stops):
+      # Of a source that is known, the flash at the camera has the same even light beside it as the target.
+      before = own or light._replace(towards=sh.direction(*angles(SOURCE))[None])
+      shadings = [np.asarray(shading(shape, each)) for each in (before, light)]
+      change = np.clip(
+        ratio.of_shadings(ratio.fill_dark(shadings[0]), shadings[1]), 2.0**-_MOST_STOPS, 2.0**_MOST_STOPS
+      )
+      relit = luminance * change
+      if stops is not None:
+        relit *= 2**stops * exposure.key(luminance, skin) / exposure.key(relit, skin)
+      return color.delinearise(np.clip(relit, 0, 1))
+
+    return relight
 
 
-_relight_under = jax.jit(relight_under)
+def _soft_shading(shape: Shape, light: Light) -> np.ndarray:
+  """`[320, 320]`: what nine numbers say of a light, lamps included, without cast shadows."""
+  return light_module.shading(light_module.soft_light(light_module.harmonics(light)), shape.normal)[..., 0]
+
+
+def _lamp_shading(shape: Shape, light: Light) -> jax.Array:
+  """`[320, 320]`: with lamps and their shadows."""
+  return _face_shading(shape.normal, shape.depth, shape.skin.astype(np.float32), light)[..., 0]
+
+
+_face_shading = jax.jit(face_shading)
 
 
 def scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
-  """si-MSE x 1000, and SSIM after the same scaling."""
+  """The scores of `SCORES` of a picture `[192, 168]` in [0, 1] against the true one, over the face."""
   scale = np.sum(prediction * target, where=FACE) / max(np.sum(prediction**2, where=FACE), 1e-12)
   return {
     "si_mse": 1000 * float(metrics.si_mse(prediction=prediction, target=target, mask=FACE)),
     "ssim": float(metrics.ssim(prediction=scale * prediction, target=target, mask=FACE)),
+    "l1": float(metrics.l1(prediction=prediction, target=target, mask=FACE)),
+    "brightness": float(np.mean(prediction, where=FACE) / np.mean(target, where=FACE)),
   }
 
 
-def evaluate(method: Method, subjects: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[dict]]:
-  """Every source relit to every target: for each naming a list of scores with subject and flash; and `lights`."""
+def evaluate(
+  method: Method, subjects: Mapping[str, Mapping[str, np.ndarray]], *, as_stored: bool = False
+) -> dict[str, list[dict]]:
+  """Every source relit to every target.
+
+  Args:
+    method: what relights.
+    subjects: the photos of each subject by flash, from `read_subject`.
+    as_stored: scores are those of gray sRGB instead of L / 100.
+
+  Returns:
+    For each way to name a light a list of scores with subject and flash; and as `lights` the lights that were
+    estimated, as nine numbers. The scores of a method that knows nothing of a light are those of "".
+  """
   rows = collections.defaultdict(list)
+  compared = (lambda gray: gray) if as_stored else lightness_of_gray
   squares = {subject: {flash: square(photo) for flash, photo in photos.items()} for subject, photos in subjects.items()}
   estimates = {}
   if method.estimate:
     for subject, photos in squares.items():
       estimates[subject] = {flash: method.estimate(photo, photos[SOURCE]) for flash, photo in photos.items()}
-      rows["lights"] += [{"subject": subject, "flash": f, "light": e.tolist()} for f, e in estimates[subject].items()]
+      rows["lights"] += [
+        {"subject": subject, "flash": flash, "light": light_module.harmonics(light)[0].tolist()}
+        for flash, light in estimates[subject].items()
+      ]
   for subject, photos in squares.items():
-    flashes = [flash for flash in TARGETS if flash in photos]
-    lights = {"direction": [sh.directional(sh.direction(*angles(flash)), _AMBIENT) for flash in flashes]}
-    if method.estimate:
-      lights["transfer"] = [_transferred(estimates, subject, flash) for flash in flashes]
-    for naming, told in lights.items():
-      relit = method.relight(photos[SOURCE], np.stack(told).astype(np.float32))
-      for flash, picture in zip(flashes, relit, strict=True):
-        score = scores(crop(picture), crop(photos[flash]))
+    relight = method.open(photos[SOURCE])
+    for flash in (flash for flash in TARGETS if flash in photos):
+      named = {name: (DIRECTIONS[name](flash), 0.0) for name in method.directions} or {"": (None, None)}
+      if method.estimate:
+        named[TRANSFER] = transferred(estimates, subject, flash), None
+      for naming, (light, stops) in named.items():
+        relit = crop(relight(light, stops))
+        score = scores(compared(relit), compared(crop(photos[flash])))
         rows[naming].append({"subject": subject, "flash": flash, **score})
   return dict(rows)
 
 
-def _transferred(estimates: Mapping[str, Mapping[str, np.ndarray]], subject: str, flash: str) -> np.ndarray:
+def transferred(estimates: Mapping[str, Mapping[str, Light]], subject: str, flash: str) -> Light:
   """The mean estimate of a flash over the next subjects in the row, which has no end."""
   names = list(estimates)
   start = names.index(subject) + 1
   others = [name for name in names[start:] + names[: start - 1] if flash in estimates[name]]
-  return np.mean([estimates[name][flash] for name in others[:_OTHERS]], axis=0)
+  return mean_light([estimates[name][flash] for name in others[:_OTHERS]])
+
+
+def mean_light(lights: Sequence[Light]) -> Light:
+  """The mean of gray lights with equally many lamps: of lamps, that of the vectors as long as their irradiance."""
+  lamps = np.mean([light.towards * light.irradiance for light in lights], axis=0)
+  irradiance = np.linalg.norm(lamps, axis=-1, keepdims=True)
+  return Light(
+    soft=np.mean([light.soft for light in lights], axis=0),
+    towards=lamps / np.maximum(irradiance, 1e-9),
+    irradiance=irradiance,
+    size=np.mean([light.size for light in lights], axis=0),
+  )
 
 
 def means(rows: list[dict], score: str) -> dict[str, float]:
@@ -231,7 +343,10 @@ def means(rows: list[dict], score: str) -> dict[str, float]:
   by_flash = collections.defaultdict(list)
   for row in rows:
     by_flash[row["flash"]].append(row[score])
-  return {"all": float(np.mean([row[score] for row in rows])), **{f: float(np.mean(by_flash[f])) for f in TARGETS}}
+  return {
+    "all": float(np.mean([row[score] for row in rows])),
+    **{flash: float(np.mean(by_flash[flash])) for flash in TARGETS if flash in by_flash},
+  }
 
 
 def light_scores(lights: list[dict]) -> dict[str, float]:
@@ -252,6 +367,27 @@ def light_scores(lights: list[dict]) -> dict[str, float]:
   }
 
 
+def better_flashes(result: Mapping[str, list[dict]], reference: Mapping[str, list[dict]], naming: str) -> dict:
+  """On which flashes a method is better than a reference, which is taken by its best naming of the same kind.
+
+  Args:
+    result: of the method, from `evaluate`.
+    reference: of the reference.
+    naming: of the method. Its kind is `transfer`, or by direction.
+
+  Returns:
+    For "si_mse" and "ssim" the flashes, and as "worse" those of them all that have the larger si-MSE, in order.
+  """
+  rivals = [TRANSFER] if naming == TRANSFER else [name for name in DIRECTIONS if name in reference]
+  better = {}
+  for score, sign in (("si_mse", 1), ("ssim", -1)):
+    own, theirs = means(result[naming], score), [means(reference[name], score) for name in rivals]
+    flashes = [flash for flash in TARGETS if flash in own]
+    better[score] = [flash for flash in flashes if sign * own[flash] < min(sign * each[flash] for each in theirs)]
+  better["worse"] = [flash for flash in flashes if flash not in better["si_mse"]]
+  return better
+
+
 def _print_table(titles: list[str], rows: list[list]) -> None:
   print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
   for row in rows:
@@ -266,42 +402,42 @@ def main() -> None:
   parser.add_argument("--weights", default="official-512,default", help="networks, as for relight.py")
   parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--size", type=int, help="side of what networks see, where they were trained at another one")
+  parser.add_argument("--subjects", type=int, help="so many of them only; transfer needs two at least")
+  parser.add_argument("--as_stored", action="store_true", help="take gray levels for sRGB, which they are not")
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")
   arguments = parser.parse_args()
-  folders = sorted(folder for folder in arguments.data.iterdir() if folder.is_dir())
-  subjects = {folder.name: read_subject(folder) for folder in folders}
+  command_line.enable_compilation_cache()
+  folders = sorted(folder for folder in arguments.data.iterdir() if folder.is_dir())[: arguments.subjects]
+  subjects = {folder.name: read_subject(folder, as_stored=arguments.as_stored) for folder in folders}
   results = {}
   with open_face_finder(arguments.face_finder) as finder:
-    methods = {}
-    if not arguments.no_baselines:
-      baseline = RatioImage(finder)
-      methods = {
-        "identity": identity,
-        "ratio image": lambda: Method(baseline.estimate, baseline.relight),
-        "ratio image, lamps": lambda: Method(baseline.estimate, baseline.relight_by_lamps),
-      }
-    for weights in arguments.weights.split(","):
-      methods[weights] = lambda weights=weights: network(weights, arguments.size)
-    for name, make in methods.items():
-      results[name] = evaluate(make(), subjects)
-  _report(results, len(subjects))
+    baselines = {} if arguments.no_baselines else {"identity": identity(), **RatioImages(finder).methods()}
+    for name, method in baselines.items():
+      results[name] = evaluate(method, subjects, as_stored=arguments.as_stored)
+  for weights in arguments.weights.split(","):
+    results[weights] = evaluate(network(weights, arguments.size), subjects, as_stored=arguments.as_stored)
+  _report(results, len(subjects), as_stored=arguments.as_stored)
   if arguments.out:
     arguments.out.write_text(json.dumps(results))
 
 
-def _report(results: dict[str, dict[str, list[dict]]], count: int) -> None:
+def _report(results: dict[str, dict[str, list[dict]]], count: int, *, as_stored: bool) -> None:
   rows, by_flash = [], []
   for name, result in results.items():
-    for naming in NAMINGS:
+    for naming in ("", *DIRECTIONS, TRANSFER):
       if naming not in result:
         continue
-      si_mse, ssim = (means(result[naming], score) for score in ("si_mse", "ssim"))
-      rows.append([name, naming, f"{si_mse['all']:.2f}", f"{ssim['all']:.3f}"])
-      by_flash.append([name, naming, *(f"{si_mse[f]:.1f} / {ssim[f]:.2f}" for f in TARGETS)])
-  print(f"## {count} subjects, si-MSE x 1000 and SSIM\n")
-  _print_table(["", "light named by", "si-MSE x 1000", "SSIM"], rows)
+      found = {score: means(result[naming], score) for score in SCORES}
+      rows.append([name, naming, *(format(found[score]["all"], form) for score, (_, form) in SCORES.items())])
+      flashes = [f"{found['si_mse'][f]:.1f} / {found['ssim'][f]:.2f}" if f in found["ssim"] else "" for f in TARGETS]
+      by_flash.append([name, naming, *flashes])
+  print(f"## {count} subjects, gray levels taken for {'sRGB' if as_stored else 'linear light, compared in L'}\n")
+  _print_table(["", "light named by", *(title for title, _ in SCORES.values())], rows)
+  print("## By flash: si-MSE x 1000 / SSIM\n")
   _print_table(["", "light named by", *TARGETS], by_flash)
+  if REFERENCE in results:
+    _report_wins(results)
   seen = {name: light_scores(result["lights"]) for name, result in results.items() if "lights" in result}
   print(f"## Lights as they are estimated (sides: beyond {_LEAST_AZIMUTH} degrees of azimuth)\n")
   _print_table(
@@ -311,6 +447,19 @@ def _report(results: dict[str, dict[str, list[dict]]], count: int) -> None:
       for name, s in seen.items()
     ],
   )
+
+
+def _report_wins(results: dict[str, dict[str, list[dict]]]) -> None:
+  """Prints on how many flashes each method is better than the reference network."""
+  print(f"## On how many of the {len(TARGETS)} flashes a method is better than {REFERENCE}\n")
+  print(f"By direction {REFERENCE} has, on each flash, the best of its namings; by transfer its transfer.\n")
+  rows = []
+  for name, result in results.items():
+    for naming in (*DIRECTIONS, TRANSFER):
+      if name != REFERENCE and naming in result:
+        better = better_flashes(result, results[REFERENCE], naming)
+        rows.append([name, naming, len(better["si_mse"]), len(better["ssim"]), " ".join(better["worse"]) or "none"])
+  _print_table(["", "light named by", "by si-MSE", "by SSIM", "not by si-MSE"], rows)
 
 
 if __name__ == "__main__":

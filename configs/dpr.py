@@ -1,7 +1,9 @@
 """The paper's recipe at 512 pixels, on the stored pairs of a dataset.
 
-python export_dataset.py --source=celeba_hq --aligned --size=512 --out=dataset
+python export_dataset.py --source=celeba_hq --aligned --size=512 --ratio=published --out=dataset
 python train.py --config=configs/dpr.py --workdir=runs/dpr --config.data.folder=dataset
+
+The paper's pictures are relit in L of Lab, which `--ratio=published` asks for; the recipe takes linear ones as well.
 
 `configs/dpr.py:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
 

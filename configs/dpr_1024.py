@@ -1,6 +1,6 @@
 """The 1024 network: a trained 512 network between a new stem and a new head, fine-tuned at 1024 pixels.
 
-python export_dataset.py --source=celeba_hq --aligned --size=1024 --out=dataset_1024
+python export_dataset.py --source=celeba_hq --aligned --size=1024 --ratio=published --out=dataset_1024
 python train.py --config=configs/dpr_1024.py --workdir=runs/dpr_1024 --config.data.folder=dataset_1024
 
 It begins with the 512 network of the run in runs/dpr (`configs/dpr.py`); `--config.network.init` names another workdir

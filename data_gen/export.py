@@ -59,6 +59,7 @@ REJECTED = "rejected.csv"
 SUMMARY = "export.json"
 PAGES = "pages"
 
+_MULTIPLIED = {"linear": "linear light", "published": "L of Lab, as published"}
 # About what an image takes.
 _BYTES_PER_PIXEL = {"png": 1.6, "jpeg": 0.5}
 # How many portraits a worker may be ahead of the one that is written next: what they weigh is kept in memory.
@@ -348,7 +349,8 @@ def describe(settings: Settings, path: Path) -> str:
     f"square portraits of {settings.size} x {settings.size} pixels, normals by {settings.normals}"
     f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}"
     f"{f', faces found by {settings.face_finder}' if settings.face_finder else ''}",
-    f"{settings.lights_per_image} {'coloured' if settings.color else 'gray'} target lights each, from {lights.name}",
+    f"{settings.lights_per_image} {'coloured' if settings.color else 'gray'} target lights each, from {lights.name}; "
+    f"a change of light multiplies {_MULTIPLIED[settings.ratio]}",
     f"{path}: {len(shards)} shards of {settings.image_format.upper()}, about {size / 1e6:,.0f} MB",
     *(f"{name} would be left out: {reason}" for name, reason in [*source.rejected, *lights.rejected]),
   ]

@@ -6,6 +6,10 @@ Three ways behind one interface, `make_estimator`:
 - `sfsnet`: SfSNet's light output (Sengupta et al. 2018).
 - `network`: what the relighting network itself sees in the photo.
 
+A light is a factor on whatever its ratio image multiplies (`dpr_jax.ratio.KINDS`): `fit` explains the luminance that it
+is given, linear Y or L. SfSNet and the published relighting networks were trained on lights in L, ours on lights in
+linear luminance; where the other is wanted, theirs are carried over.
+
 A ratio image divides by the source shading, so the scale of the source light sets the brightness of every relit image.
 All three scale theirs to a mean shading of 1 over the skin: the albedo is then the mean luminance of the skin.
 """
@@ -15,8 +19,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dpr_jax import sh
+from dpr_jax import color, sh
 from dpr_jax.errors import BadInput
+from dpr_jax.light import Light, harmonics
 from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")
@@ -109,7 +114,7 @@ def fit_light(luminance: np.ndarray, normals: np.ndarray, *, robust: bool = True
   """Fits a non-negative light to luminances, with their mean as the one albedo (Zhou et al. 2019, section 3.1).
 
   Args:
-    luminance: `[N]`, with a positive mean.
+    luminance: `[N]`, with a positive mean; its scale does not matter.
     normals: `[N, 3]`, unit length.
     robust: iteratively reweighted by Tukey's biweight, so that hair, beards, highlights and cast shadows weigh little,
       and with a prior for soft light where the normals leave the light open. False: least squares, as
@@ -155,7 +160,7 @@ def _skin_equations(luminance: np.ndarray, normal: np.ndarray, skin: np.ndarray)
     raise BadInput("the luminance of the skin has values that are not finite")
   if luminance.max() <= 0:
     raise BadInput("the skin is black, which says nothing about the light")
-  if np.ptp(luminance) < 1 / 255:
+  if np.ptp(luminance) < luminance.max() / 255:
     raise BadInput("the skin has one and the same luminance everywhere, which says nothing about the light")
   lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
   if not (np.isfinite(normals).all() and (lengths > 0).all()):
@@ -175,7 +180,7 @@ def estimate_light(luminance: np.ndarray, normal: np.ndarray, skin: np.ndarray, 
   """The light of a photo from its skin: `fit_light` on at most 10,000 pixels, spread evenly, nothing drawn at random.
 
   Args:
-    luminance: L / 100 in [0, 1], `[H, W]`.
+    luminance: linear Y or L / 100, in [0, 1], `[H, W]`: the light is a factor on it.
     normal: `[H, W, 3]`, any positive length on the skin.
     skin: `[H, W]` bool; best without the pixels along its contour, where normals are unreliable.
     robust: as for `fit_light`.
@@ -196,19 +201,24 @@ def estimate_light(luminance: np.ndarray, normal: np.ndarray, skin: np.ndarray, 
 
 
 def make_estimator(
-  name: str, *, weights: str = "official-512", sfsnet_weights: str | os.PathLike | None = None
+  name: str,
+  *,
+  ratio: str = "linear",
+  weights: str = "official-512",
+  sfsnet_weights: str | os.PathLike | None = None,
 ) -> Estimator:
   """One of the three ways to estimate a light, made ready for any number of photos.
 
   Args:
     name: one of `ESTIMATORS`.
+    ratio: one of `dpr_jax.ratio.KINDS`: what the light shall be a factor on.
     weights: of the relighting network, for `network`; as for `dpr_jax.checkpoints.load_params`.
     sfsnet_weights: path for `sfsnet`, or None: the asset `sfsnet`.
 
   Returns:
-    (pixels `[H, W, 3]` uint8 RGB, framed as CelebA-HQ does; luminance, normal and skin as for `estimate_light`) ->
-    light `[9]` float32, scaled to a mean shading of 1 over the skin. It raises as `estimate_light` does, and `BadInput`
-    where a network's light leaves the skin dark.
+    (pixels `[H, W, 3]` uint8 RGB, framed as CelebA-HQ does; luminance, of the kind that `ratio` multiplies, normal and
+    skin as for `estimate_light`) -> light `[9]` float32, scaled to a mean shading of 1 over the skin. It raises as
+    `estimate_light` does, and `BadInput` where a network's light leaves the skin dark.
 
   Raises:
     BadInput: unknown name, or weights that cannot be used.
@@ -224,23 +234,48 @@ def make_estimator(
       raise BadInput(f"unknown light estimator {name!r}, expected one of {', '.join(ESTIMATORS)}")
 
   def scaled(pixels, luminance, normal, skin):
-    _, normals = _skin_equations(luminance, normal, skin)
-    return _scale_to_skin(estimate(pixels, skin), normals)
+    luminance, normals = _skin_equations(luminance, normal, skin)
+    light, kind = estimate(pixels, skin)
+    light = _scale_to_skin(light, normals)
+    return light if kind == ratio else _scale_to_skin(_carried_over(light, luminance, normals, ratio), normals)
 
   return scaled
 
 
-def _sfsnet(path: str | os.PathLike | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _carried_over(light: np.ndarray, luminance: np.ndarray, normals: np.ndarray, ratio: str) -> np.ndarray:
+  """The light under which skin looks as under another one that is a factor on the other of L and linear luminance.
+
+  Args:
+    light: `[9]`, of mean shading 1 over the skin.
+    luminance: of the skin, `[N]`, of the kind that `ratio` multiplies.
+    normals: of the skin, `[N, 3]`.
+    ratio: of the result.
+
+  Returns:
+    `[9]`, fitted to what skin of one albedo looks like under `light`.
+  """
+  there, back = color.lightness_of_luminance, color.luminance_of_lightness
+  if ratio == "published":
+    there, back = back, there
+  albedo = there(luminance).mean()
+  return fit_light(back(albedo * np.maximum(sh.shading(normals, light), 0)), normals)
+
+
+# (pixels [H, W, 3] uint8 RGB, skin [H, W] bool) -> light [9], and the kind of ratio whose light it is.
+_NetworkEstimator = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, str]]
+
+
+def _sfsnet(path: str | os.PathLike | None) -> _NetworkEstimator:
   from data_gen import sfsnet  # imports Flax
 
   variables = sfsnet.load_variables(path)
-  return lambda pixels, skin: sfsnet.sfsnet_light(variables, pixels[sfsnet.face_window(skin)])
+  return lambda pixels, skin: (sfsnet.sfsnet_light(variables, pixels[sfsnet.face_window(skin)]), "published")
 
 
-def _relighting_network(weights: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _relighting_network(weights: str) -> _NetworkEstimator:
   from dpr_jax import relighting  # imports Flax
   from dpr_jax.checkpoints import load_params
-  from dpr_jax.hourglass import network_for
+  from dpr_jax.networks import network_for
 
   params = load_params(weights)
   if (numbers := network_for(params).light_size) != 9:
@@ -248,6 +283,9 @@ def _relighting_network(weights: str) -> Callable[[np.ndarray, np.ndarray], np.n
 
   def estimate(pixels, skin):
     resized = cv2.resize(pixels, (_NETWORK_SIZE, _NETWORK_SIZE), interpolation=cv2.INTER_AREA)
-    return np.asarray(relighting.estimate_light(params, resized.astype(np.float32) / 255))
+    light = relighting.estimate_light(params, resized.astype(np.float32) / 255)
+    if isinstance(light, Light):  # our network sees linear light
+      return np.asarray(harmonics(light))[0], "linear"
+    return np.asarray(light), "published"
 
   return estimate

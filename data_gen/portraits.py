@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data_gen import srgb
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.face_mesh import head_pose
 from data_gen.normals import fill_to_frame
@@ -20,6 +21,7 @@ from data_gen.target_lights import BuiltInLights
 from dpr_jax import color, sh
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import OVAL, Face, frame_face, open_face_finder
+from dpr_jax.light import LUMINANCE_WEIGHTS
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
 from dpr_jax.portrait import cut_square
@@ -229,10 +231,11 @@ class PhotoFolder:
 
 
 class ProceduralFaces:
-  """Faces out of a seed, each under a light of the built-in prior, rendered as the paper's model of a portrait has it.
+  """Faces out of a seed, each under a light of the built-in prior, without shadows or gloss.
 
-  That is: L of Lab is the albedo's L times the shading f(N, L), without shadows or gloss, and the chroma is the
-  albedo's. So the ratio image of the exact normals and light is the truth itself.
+  They are rendered as the kind of ratio that will relight them has it (`dpr_jax.ratio.KINDS`), so that the ratio image
+  of the exact normals and light is the truth itself. For `linear`, linear RGB is albedo times shading, as a camera sees
+  a dull surface. For `published`, L of Lab is the albedo's L times the shading, and the chroma is the albedo's.
 
   Attributes:
     ids: `face-00000000` and so on.
@@ -241,7 +244,16 @@ class ProceduralFaces:
 
   rejected = ()
 
-  def __init__(self, count: int, size: int, seed: int, *, find: bool, face_finder: str | None = None):
+  def __init__(
+    self,
+    count: int,
+    size: int,
+    seed: int,
+    *,
+    find: bool,
+    face_finder: str | None = None,
+    ratio: str = "linear",
+  ):
     """Nothing is drawn yet.
 
     Args:
@@ -250,8 +262,10 @@ class ProceduralFaces:
       seed: the same seed gives the same faces.
       find: whether to look for the face in the finished picture, as in a photo.
       face_finder: who looks, as for `dpr_jax.faces.open_face_finder`.
+      ratio: one of `dpr_jax.ratio.KINDS`.
     """
     self._size, self._seed, self._find, self._face_finder = size, seed, find, face_finder
+    self._render = _RENDER[ratio]
     self.ids = tuple(f"face-{number:08d}" for number in range(count))
 
   def open(self) -> None:
@@ -275,7 +289,7 @@ class ProceduralFaces:
     scene = geometry(draw_face(generator(self._seed, "face", id)), self._size)
     (light,) = BuiltInLights(color=False).draw(generator(self._seed, "light", id), 1)
     normal = fill_to_frame(scene.normal, scene.foreground & (scene.normal[..., 1] < 0))
-    pixels, exposure = _render(scene, sh.shading(normal, light.sh))
+    pixels, exposure = self._render(scene, sh.shading(normal, light.sh))
     maps = FaceMaps(scene.normal, scene.label, scene.landmarks, scene.landmarks, scene.depth)
     truth = Truth(maps, normal, light.sh * exposure)
     found = self._finder.find(pixels) if self._finder else [None]
@@ -290,19 +304,41 @@ def generator(seed: int, purpose: str, id: str) -> np.random.Generator:
   return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def _render(scene: Scene, shading: np.ndarray) -> tuple[np.ndarray, np.float32]:
-  """The scene, backdrop and all, with L of Lab times a shading `[S, S]`.
+def _render_linear(scene: Scene, shading: np.ndarray) -> tuple[np.ndarray, np.float32]:
+  """The scene, backdrop and all, with its linear RGB times a shading `[S, S]`, encoded as sRGB.
 
   Returns:
     `[S, S, 3]` uint8, and the factor by which the light was dimmed so that the face is not overexposed: what leaves
     sRGB's range cannot be relit.
   """
-  lab = color.linear_to_lab(np.where(scene.foreground[..., None], scene.albedo, scene.backdrop))
+  linear = _colours(scene) * np.maximum(shading, 0)[..., None]
+  exposure = _exposure(
+    scene, linear @ LUMINANCE_WEIGHTS, color.luminance_of_lightness(np.float32(_BRIGHTEST_SKIN / 100))
+  )
+  return srgb.from_linear(linear * exposure), exposure
+
+
+def _render_published(scene: Scene, shading: np.ndarray) -> tuple[np.ndarray, np.float32]:
+  """As `_render_linear`, with L of Lab times the shading."""
+  lab = color.linear_to_lab(_colours(scene))
   lit = lab[..., 0] * shading
-  brightest = np.percentile(lit[scene.label != Label.BACKGROUND], 99)
-  exposure = np.float32(min(1, _BRIGHTEST_SKIN / max(brightest, 1)))
+  exposure = _exposure(scene, lit, _BRIGHTEST_SKIN)
   lab[..., 0] = np.clip(lit * exposure, 0, 100)
   return np.rint(255 * color.lab_to_srgb(lab)).astype(np.uint8), exposure
+
+
+_RENDER = {"linear": _render_linear, "published": _render_published}
+
+
+def _colours(scene: Scene) -> np.ndarray:
+  """Linear RGB under even light of shading 1, `[S, S, 3]`."""
+  return np.where(scene.foreground[..., None], scene.albedo, scene.backdrop)
+
+
+def _exposure(scene: Scene, brightness: np.ndarray, most: float) -> np.float32:
+  """The factor, 1 at most, that brings the brightest hundredth of head and neck down to `most`."""
+  brightest = np.percentile(brightness[scene.label != Label.BACKGROUND], 99)
+  return np.float32(min(1, most / max(brightest, most / 100)))
 
 
 def check_usable(pixels: np.ndarray, face: Face) -> None:

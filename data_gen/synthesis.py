@@ -1,5 +1,9 @@
 """One portrait in, one record or a named rejection out (Zhou et al. 2019, section 3.1).
 
+Portraits are relit by ratio images in linear light, or as published (`dpr_jax.ratio.KINDS`). In linear light a portrait
+is exposed as a photographer would: whatever the light, the lit side of the face keeps the photo's own key
+(`dpr_jax.exposure`). Its light is then scaled alike: what a record calls the light of a picture is what lit it.
+
 What becomes of a portrait depends on its pixels, its id and the settings, never on other portraits or on who asks.
 """
 
@@ -12,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen import light_estimation, normals, relief
+from data_gen import light_estimation, normals, relief, srgb
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
 from data_gen.target_lights import LightSource, TargetLight, open_light_source
-from dpr_jax import color, ratio, sh
+from dpr_jax import color, exposure, ratio, sh
 from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import FACE_FINDERS, choose_face_finder
+from dpr_jax.light import LUMINANCE_WEIGHTS
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import Record, encode_record
 
@@ -34,6 +39,10 @@ DENOISERS = ("none", "fast", "nlm")
 _SKIN_EDGE = 5
 # How far the colour of a light may push a channel against the others: a shading near 0 says nothing about its colour.
 _LARGEST_TINT = 4.0
+# How many pixels of a face its key is taken from, and the most by which a light is made brighter for it: three stops.
+# A light that leaves all of the face darker than that comes from behind it, and the face stays dark.
+_KEY_PIXELS = 20_000
+_LARGEST_EXPOSURE = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Settings:
       no face is looked for.
     normals: one of `NORMALS`.
     arap: whether to warp the rendered maps onto the detected landmarks.
+    ratio: one of `dpr_jax.ratio.KINDS`: what the ratio of two shadings multiplies.
     light_estimator: one of `ESTIMATORS`; `truth` knows the light of procedural faces.
     weights: the network of the `network` estimator, as for `load_params`.
     light_prior: a folder of lights, or None: the built-in prior.
@@ -75,6 +85,7 @@ class Settings:
   face_finder: str | None = None
   normals: str = "synthetic"
   arap: bool = False
+  ratio: str = "linear"
   light_estimator: str = "truth"
   weights: str = "official-512"
   light_prior: str | None = None
@@ -93,6 +104,7 @@ class Settings:
     for flag, value, known in (
       ("face_finder", self.face_finder or FACE_FINDERS[0], FACE_FINDERS),
       ("normals", self.normals, NORMALS),
+      ("ratio", self.ratio, ratio.KINDS),
       ("light_estimator", self.light_estimator, ESTIMATORS),
       ("denoise", self.denoise, DENOISERS),
       ("image_format", self.image_format, ("png", "jpeg")),
@@ -219,16 +231,16 @@ class Synthesis:
         normal, mask = normals.extend_to_frame(maps)
       depth = relief.extend_to_frame(maps)
     with self._stage("denoise"):
-      lab = cv2.cvtColor(denoise(portrait.pixels, self.settings.denoise), cv2.COLOR_RGB2LAB)
-    luminance = lab[..., 0].astype(np.float32) / 255
+      smooth = denoise(portrait.pixels, self.settings.denoise)
     with self._stage("source light"):
+      luminance = luminance_of(smooth, self.settings.ratio)
       source_light = self._estimate_light(portrait, luminance, normal, skin_mask(maps, mask))
     with self._stage("target lights"):
       targets = self._lights.draw(
         generator(self.settings.seed, "target lights", portrait.id), self.settings.lights_per_image
       )
     with self._stage("relight"):
-      relit = relight(lab, normal, source_light, targets)
+      relit, targets = RELIGHT[self.settings.ratio](smooth, normal, mask, source_light, targets)
     record = Record(
       id=portrait.id,
       original=portrait.pixels,
@@ -240,6 +252,7 @@ class Synthesis:
       mask=mask,
       light_names=tuple(target.name for target in targets),
       target_color_lights=np.stack([target.color for target in targets]) if self.settings.color else None,
+      ratio=self.settings.ratio,
     )
     return Relit(portrait, maps, record)
 
@@ -271,21 +284,104 @@ def skin_mask(maps: FaceMaps, mask: np.ndarray) -> np.ndarray:
   return cv2.erode((mask & (maps.label == Label.SKIN)).astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
 
 
-def relight(lab: np.ndarray, normal: np.ndarray, source: np.ndarray, targets: list[TargetLight]) -> np.ndarray:
-  """A portrait under other lights, in 8 bits and truncated, as the published pipeline has it.
+def luminance_of(pixels: np.ndarray, kind: str) -> np.ndarray:
+  """What the ratio of a kind multiplies, of a photo `[S, S, 3]` uint8: `[S, S]` float32 in [0, 1].
+
+  Linear luminance Y for `linear`; for `published` OpenCV's 8-bit L, over 255.
+  """
+  if kind == "linear":
+    return srgb.to_linear(pixels) @ LUMINANCE_WEIGHTS
+  return cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) / 255
+
+
+class RelitPictures(NamedTuple):
+  """A portrait under K lights.
+
+  Attributes:
+    pixels: `[K, S, S, 3]` uint8 RGB.
+    lights: the K lights, as bright as they lit it.
+  """
+
+  pixels: np.ndarray
+  lights: list[TargetLight]
+
+
+def relight(
+  pixels: np.ndarray, normal: np.ndarray, mask: np.ndarray, source: np.ndarray, targets: list[TargetLight]
+) -> RelitPictures:
+  """A portrait under other lights: its linear RGB times the ratio of the shadings, in 8 bits, rounded.
+
+  Each light is made brighter or darker until the lit side of the face keeps its key, the 90th percentile of the face's
+  linear luminance (`dpr_jax.exposure.key`); brighter by three stops at most. A colour that leaves sRGB is drawn towards
+  its luminance, which is kept; what would be brighter than white is white.
 
   Args:
-    lab: `[S, S, 3]` uint8, OpenCV's 8-bit Lab.
+    pixels: `[S, S, 3]` uint8 RGB.
     normal: `[S, S, 3]`.
-    source: `[9]`.
-    targets: K lights. Where they have colours, the chroma follows them; L is that of their gray light all the same,
-      so that it is the same with and without colours.
-
-  Returns:
-    `[K, S, S, 3]` uint8 RGB.
+    mask: `[S, S]` bool, the face.
+    source: `[9]`, the light of the photo, as a factor on linear luminance.
+    targets: K lights. Where they have colours, red, green and blue follow them, but the luminance is that of their
+      gray light all the same, so that it is the same with and without colours.
   """
+  linear = srgb.to_linear(pixels)
+  shadings = np.moveaxis(sh.shading(normal, np.stack([source, *(target.sh for target in targets)])), -1, 0)
+  ratios = ratio.of_shadings(ratio.fill_dark(shadings[0]), shadings[1:])
+  factors = _exposures(linear, ratios, mask)
+  relit = np.empty((len(targets), *pixels.shape), np.uint8)
+  for k, target in enumerate(targets):
+    lit = linear * (factors[k] * ratios[k])[..., None]
+    if target.color is not None:
+      luminance = lit @ LUMINANCE_WEIGHTS
+      lit *= _tint(normal, target)
+      lit *= (luminance / np.maximum(lit @ LUMINANCE_WEIGHTS, 1e-9))[..., None]
+    _draw_into_gamut(lit)
+    relit[k] = srgb.from_linear(lit)
+  return RelitPictures(relit, [_scaled(target, factor) for target, factor in zip(targets, factors, strict=True)])
+
+
+def _exposures(linear: np.ndarray, ratios: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """Factors `[K]` float32 on ratios `[K, S, S]` that keep the key of a face, which lies where `mask` is."""
+  places = np.flatnonzero(mask)
+  places = places[np.linspace(0, len(places) - 1, min(len(places), _KEY_PIXELS)).astype(np.intp)]
+  photo = linear.reshape(-1, 3)[places] @ LUMINANCE_WEIGHTS
+  pictures = np.concatenate([photo[None], photo * ratios.reshape(len(ratios), -1)[:, places]])
+  before, *after = exposure.key(pictures[:, None], np.ones_like(pictures)[:, None])
+  return np.float32(before) / np.maximum(np.float32(after), max(before / _LARGEST_EXPOSURE, 1e-6))
+
+
+def _scaled(target: TargetLight, factor: np.float32) -> TargetLight:
+  return target._replace(sh=target.sh * factor, color=None if target.color is None else target.color * factor)
+
+
+def _draw_into_gamut(linear: np.ndarray) -> None:
+  """Draws, in place, linear RGB `[S, S, 3]` that has a channel above 1 towards its luminance, until none is."""
+  red, green, blue = np.moveaxis(linear, -1, 0)
+  brightest = np.maximum(np.maximum(red, green), blue)  # six times as fast as a maximum over the axis
+  rows, columns = np.nonzero(brightest > 1)
+  bright = linear[rows, columns]
+  luminance = np.minimum(bright @ LUMINANCE_WEIGHTS, 1)[:, None]
+  chroma = bright - luminance
+  share = np.minimum((1 - luminance) / np.maximum(chroma.max(axis=-1, keepdims=True), 1e-9), 1)
+  linear[rows, columns] = luminance + share * chroma
+
+
+def relight_as_published(
+  pixels: np.ndarray, normal: np.ndarray, mask: np.ndarray, source: np.ndarray, targets: list[TargetLight]
+) -> RelitPictures:
+  """A portrait under other lights as the published pipeline has it: 8-bit L of Lab times the ratio, truncated.
+
+  The lights are used as bright as they are.
+
+  Args:
+    pixels: `[S, S, 3]` uint8 RGB.
+    normal: `[S, S, 3]`.
+    mask: not needed; all ways to relight take the same arguments.
+    source: `[9]`, the light of the photo, as a factor on L.
+    targets: K lights. Where they have colours, the chroma follows them; L is that of their gray light all the same.
+  """
+  lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
   luminance = ratio.relight_luminance(
-    lab[..., 0].astype(np.float32) / 255, normal, source, np.stack([target.sh for target in targets])
+    lab[..., 0].astype(np.float32) / 255, normal, source, np.stack([target.sh for target in targets]), kind="published"
   )
   relit = np.empty((len(targets), *lab.shape), np.uint8)
   for k, target in enumerate(targets):
@@ -294,16 +390,23 @@ def relight(lab: np.ndarray, normal: np.ndarray, source: np.ndarray, targets: li
     if target.color is not None:
       new[..., 1:] = _tinted(new, normal, target)[..., 1:]
     relit[k] = cv2.cvtColor(new, cv2.COLOR_LAB2RGB)
-  return relit
+  return RelitPictures(relit, targets)
 
 
-def _tinted(lab: np.ndarray, normal: np.ndarray, target: TargetLight) -> np.ndarray:
-  """A relit portrait with the chroma of a coloured light, 8-bit Lab: each channel times its shading over the gray."""
+RELIGHT = {"linear": relight, "published": relight_as_published}
+
+
+def _tint(normal: np.ndarray, target: TargetLight) -> np.ndarray:
+  """The colour of a light on each pixel, `[S, S, 3]`: each channel's shading over the gray one."""
   shadings = sh.shading(normal, np.concatenate([target.color, target.sh[None]]))
   least = 1e-3 * float(shadings[..., 3].max())
   tint = np.maximum(shadings[..., :3], least) / np.maximum(shadings[..., 3:], least)
-  tint = np.clip(tint, 1 / _LARGEST_TINT, _LARGEST_TINT)
-  linear = color.linearise(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.float32) / 255) * tint
+  return np.clip(tint, 1 / _LARGEST_TINT, _LARGEST_TINT)
+
+
+def _tinted(lab: np.ndarray, normal: np.ndarray, target: TargetLight) -> np.ndarray:
+  """A relit portrait with the chroma of a coloured light, 8-bit Lab."""
+  linear = color.linearise(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.float32) / 255) * _tint(normal, target)
   linear /= np.maximum(linear.max(axis=-1, keepdims=True), 1)  # as far as the colour goes; L is put back
   tinted = np.rint(255 * color.lab_to_srgb(color.linear_to_lab(linear))).astype(np.uint8)
   return cv2.cvtColor(tinted, cv2.COLOR_RGB2LAB)
@@ -320,6 +423,7 @@ def open_source(settings: Settings) -> Source:
       settings.count,
       settings.size,
       settings.seed,
+      ratio=settings.ratio,
       find=settings.looks_for_faces,
       face_finder=settings.face_finder,
     )
@@ -401,5 +505,5 @@ def _aligner(settings: Settings) -> Callable[[FaceMaps], FaceMaps] | None:
 def _estimator(settings: Settings) -> Callable:
   if settings.light_estimator == "truth":
     return lambda portrait, luminance, normal, skin: portrait.truth.light
-  estimate = light_estimation.make_estimator(settings.light_estimator, weights=settings.weights)
+  estimate = light_estimation.make_estimator(settings.light_estimator, ratio=settings.ratio, weights=settings.weights)
   return lambda portrait, luminance, normal, skin: estimate(portrait.pixels, luminance, normal, skin)

@@ -2,7 +2,8 @@
 
 The lights of a folder are used as the authors of DPR used those of the Basel Illumination Prior (Zhou et al. 2019,
 section 3.1): drawn with replacement, turned about the vertical by a uniform angle, made gray, and scaled to a first
-coefficient between 0.7 and 0.9.
+coefficient between 0.7 and 0.9. That scale is the brightness of a picture in the published pipeline alone; in linear
+light a picture is exposed afterwards (`data_gen.synthesis.relight`).
 """
 
 import functools

@@ -2,9 +2,9 @@
 
 python docs/make_pictures.py
 
-Everything is drawn with the library's own functions: a procedural face with its exact normals, and scikit-image's
-astronaut (NASA, public domain) with the normals of the mesh that is fitted to her, relit by ratio images. No trained
-relighting network takes part. The same command gives the same pictures.
+Everything is drawn in linear light with the library's own functions: a procedural face whose normals and depth are
+known, and scikit-image's astronaut (NASA, public domain) with the normals of the mesh that is fitted to her, relit by
+ratio images. No trained relighting network takes part. The same command gives the same pictures.
 """
 
 import functools
@@ -20,15 +20,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
-from data_gen.normals import fill_to_frame
+from data_gen.face_maps import Label
 from data_gen.pages import normal_picture
 from data_gen.portraits import PhotoFolder
-from data_gen.procedural_faces import Scene, draw_face, geometry, shadow
+from data_gen.procedural_faces import Scene, draw_face, geometry
 from data_gen.synthesis import Settings, Synthesis
 from data_gen.target_lights import TargetLight
-from dpr_jax import color, light_prior, lights, ratio, sh
+from dpr_jax import color, exposure, light_prior, lights, pictures, sh
+from dpr_jax import light as light_module
+from dpr_jax.compositing import multiply_light
 from dpr_jax.errors import BadInput
+from dpr_jax.light import Light
 from dpr_jax.native_libraries import import_native
+from dpr_jax.shading import face_shading
 
 cv2 = import_native("cv2")
 
@@ -41,7 +45,8 @@ _WHITE, _FAINT = (255, 255, 255), (214, 214, 214)
 _ORANGE, _BLUE, _GREEN = (255, 160, 40), (60, 130, 240), (110, 205, 120)
 _BIG, _SMALL = 17, 14  # letters, in pixels
 _FINER = 2  # everything is rendered so many times larger, for smooth edges
-_EXPOSURE = 0.62  # of white things: a lamp of the presets does not burn them out
+_KEY = 0.5  # linear luminance of the lit side of white things
+_FARTHEST = -9.0  # depth of the backdrop, which casts no shadows
 _SIDE = 176
 
 
@@ -128,11 +133,10 @@ def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 # Things to put under a light.
 
 
-def _tone(shading: np.ndarray) -> np.ndarray:
-  """White under a shading `[H, W]`, as the paper has it: L of Lab is proportional to the shading; `[H, W, 3]` uint8."""
-  luminance = 100 * np.clip(_EXPOSURE * shading, 0, 1)
-  lab = np.stack([luminance, np.zeros_like(luminance), np.zeros_like(luminance)], axis=-1)
-  return np.rint(255 * color.lab_to_srgb(lab)).astype(np.uint8)
+def _tone(linear: np.ndarray) -> np.ndarray:
+  """Linear light `[H, W]` or `[H, W, C]` as a picture, `[H, W, 3]` uint8."""
+  linear = np.broadcast_to(np.atleast_3d(linear), (*linear.shape[:2], 3))
+  return np.rint(255 * color.delinearise(np.clip(linear, 0, 1))).astype(np.uint8)
 
 
 def _on_wall(picture: np.ndarray, where: np.ndarray, side: int, wall: int = _WALL) -> np.ndarray:
@@ -140,10 +144,16 @@ def _on_wall(picture: np.ndarray, where: np.ndarray, side: int, wall: int = _WAL
   return _shrunk(np.where(where[..., None], picture, np.uint8(wall)), side)
 
 
-def _ball(light: np.ndarray, side: int = _SIDE) -> np.ndarray:
-  """A white ball under a light, as bright as it is: `sh.sphere_picture` would stretch it."""
+def _exposed(shading: np.ndarray, where: np.ndarray) -> np.ndarray:
+  """A shading `[H, W, C]` of a white thing that lies where `where` is, its lit side as bright as `_KEY`."""
+  return shading * (_KEY / exposure.key(light_module.luminance(shading), where.astype(np.float32)))
+
+
+def _ball(light: Light | np.ndarray, side: int = _SIDE, brightness: float | None = None) -> np.ndarray:
+  """A white ball under a light; where a brightness is given, that of a surface of shading 1, it is not exposed."""
   normals, disc = sh.sphere_normals(_FINER * side)
-  return _on_wall(_tone(sh.shading(normals.astype(float), light)), disc, side)
+  shading = light_module.shading(light_module.as_light(light), normals)
+  return _on_wall(_tone(_exposed(shading, disc) if brightness is None else brightness * shading), disc, side)
 
 
 @functools.cache
@@ -154,48 +164,65 @@ def _scene(**changes: object) -> Scene:
   return geometry(face._replace(**changes), _FINER * 192)
 
 
+def _skin(scene: Scene) -> np.ndarray:
+  """`[S, S]` float32, 1 on the skin of the face."""
+  return (scene.label == Label.SKIN).astype(np.float32)
+
+
+def _shading_of(scene: Scene, light: Light | np.ndarray) -> np.ndarray:
+  """`face_shading`, `[S, S, C]`: attached and cast shadows, and some light thrown back."""
+  depth = np.where(scene.foreground, scene.depth / len(scene.depth), _FARTHEST).astype(np.float32)
+  return np.asarray(_FACE_SHADING(scene.normal, depth, _skin(scene), light_module.as_light(light)))
+
+
+_FACE_SHADING = jax.jit(face_shading)
+
+
 def _clay(shading: np.ndarray, side: int = _SIDE) -> np.ndarray:
-  """The face as white clay, under a shading of its pixels."""
+  """The face as white clay, under a shading of its pixels, as bright as it is."""
   return _on_wall(_tone(shading), _scene().foreground, side)
 
 
-def _clay_under(light: np.ndarray, side: int = _SIDE) -> np.ndarray:
-  return _clay(sh.shading(_scene().normal.astype(float), light), side)
+def _clay_under(light: Light | np.ndarray, side: int = _SIDE) -> np.ndarray:
+  """The face as white clay, exposed."""
+  return _clay(_exposed(_shading_of(_scene(), light), _skin(_scene()) > 0), side)
 
 
-@functools.cache
-def _painted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The face with its colours: Lab `[S, S, 3]` under even light of shading 1, its exact normals, and that light."""
-  scene = _scene()
-  normal = fill_to_frame(scene.normal, scene.foreground & (scene.normal[..., 1] < 0))
-  even = np.zeros(9, np.float32)
-  even[0] = 1 / (sh.LAMBERTIAN[0] * sh.basis(np.array([0.0, -1.0, 0.0]))[0])
-  return color.linear_to_lab(np.where(scene.foreground[..., None], scene.albedo, scene.backdrop)), normal, even
+def _portrait(
+  light: Light | np.ndarray,
+  strength: float = 1.0,
+  stops: float = 0.0,
+  side: int = _SIDE,
+  *,
+  keeps_key: bool = True,
+) -> np.ndarray:
+  """The painted face under a light, as `dpr_jax.portrait` relights a photo, but by its true shape.
 
-
-def _portrait(light: np.ndarray, strength: float = 1.0, side: int = _SIDE) -> np.ndarray:
-  """The painted face under a light, by its ratio image; `strength` is the exponent of the ratio."""
-  lab, normal, even = _painted()
-  luminance = (lab[..., 0] / 100).astype(np.float32)
+  Args:
+    light: gray or RGB, or nine numbers.
+    strength: exponent of the ratio.
+    stops: by how much brighter than the photo its skin becomes.
+    side: of the picture, in pixels.
+    keeps_key: whether the lit side stays as bright; otherwise a surface of shading 1 does.
+  """
+  scene, skin = _scene(), _skin(_scene())
+  photo = np.where(scene.foreground[..., None], scene.albedo, scene.backdrop).astype(np.float32)
+  log_ratio = np.log(_shading_of(scene, light)) - np.log(_shading_of(scene, _EVEN))
+  before = light_module.luminance(photo)
+  if keeps_key:
+    after = light_module.luminance(before[..., None] * np.exp(log_ratio))
+    log_ratio = log_ratio + np.log(exposure.key(before, skin) / exposure.key(after, skin))
   # The backdrop hangs behind the head and is not lit by the lamp.
-  relit = ratio.relight_luminance(luminance, normal, even, np.float32(light)[None])[0]
-  relit = luminance * (np.maximum(relit, 1e-4) / np.maximum(luminance, 1e-4)) ** strength
-  relit = np.where(_scene().foreground, np.clip(relit, 0, 1), luminance)
-  # As `dpr_jax.portrait` does: light scales the three linear channels alike, and so chroma as L + 16.
-  chroma = lab[..., 1:] * ((100 * relit + 16) / (lab[..., 0] + 16))[..., None]
-  picture = color.lab_to_srgb(np.dstack([100 * relit, chroma]))
-  return _shrunk(np.rint(255 * picture).astype(np.uint8), side)
+  log_ratio = np.where(scene.foreground[..., None], strength * (log_ratio + np.log(2) * stops), 0).astype(np.float32)
+  return _shrunk(_tone(multiply_light(photo, log_ratio)), side)
 
 
-def _even_light() -> np.ndarray:
-  """Light that shows the colours and no shape."""
-  light = np.zeros(9, np.float32)
-  light[0] = 1.1
-  return light
+# Light that shows the colours and no shape.
+_EVEN = light_module.even_light()
 
 
 class _GivenLights:
-  """A source of lights that always gives the same ones, in their order."""
+  """A source of soft lights, nine numbers each, that always gives the same ones, in their order."""
 
   name = fingerprint = "given"
   rejected = ()
@@ -315,7 +342,7 @@ def _draw_arrow(draw: ImageDraw.ImageDraw, start: np.ndarray, tip: np.ndarray, w
 
 
 _LAMP = sh.direction(50, 30)
-_DIMMED = 0.56  # so that the brightest of the pictures is just not overexposed
+_DIMMED = 0.28  # so that the brightest of the pictures is just not overexposed
 
 
 def _point_lamp(dc: float = 0.75) -> np.ndarray:
@@ -335,18 +362,14 @@ def sh_bands() -> np.ndarray:
   for bands, title in ((1, "band 0"), (4, "bands 0 and 1"), (9, "bands 0, 1 and 2")):
     light = np.where(np.arange(9) < bands, lamp, 0)
     numbers = "1 number" if bands == 1 else f"{bands} numbers"
-    columns.append((_dimmed(light, side), title, numbers))
+    columns.append(([sh.shading(normal.astype(float), light) for normal in (normals, scene.normal)], title, numbers))
   point = [power * np.maximum(normal.astype(float) @ _LAMP, 0) for normal in (normals, scene.normal)]
-  ball = _on_wall(_tone(_DIMMED * point[0]), disc, side)
-  columns.append(((ball, _clay(_DIMMED * point[1], side)), "the lamp itself", "max(0, cos)"))
-  cells = [
-    np.vstack([ball, _ground(_GAP, side), _captioned(face, [title, below])]) for (ball, face), title, below in columns
-  ]
+  columns.append((point, "the lamp itself", "max(0, cos)"))
+  cells = []
+  for (ball, face), title, below in columns:
+    ball, face = _on_wall(_tone(_DIMMED * ball), disc, side), _clay(_DIMMED * face, side)
+    cells.append(np.vstack([ball, _ground(_GAP, side), _captioned(face, [title, below])]))
   return _stack([_row(cells)])
-
-
-def _dimmed(light: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-  return _ball(_DIMMED * light, side), _clay_under(_DIMMED * light, side)
 
 
 def sh_curves() -> np.ndarray:
@@ -401,21 +424,24 @@ def sh_curves() -> np.ndarray:
 
 
 def sh_light_face() -> np.ndarray:
-  """Three lights, each on a ball, on a face of clay, on a painted face and on a photo."""
-  named = ("left", "top", "right-top")
-  given = [lights.parse_light(name) for name in named]
-  photo, *relit = _relit_photo(given)
+  """Three lights of nine numbers, each on a ball, on a face of clay, on a painted face and on a photo."""
+  given = {
+    "from the left": sh.directional(sh.direction(65, 10), 0.1),
+    "from above": sh.directional(sh.direction(0, 60), 0.1),
+    "from the upper right": sh.directional(sh.direction(-50, 40), 0.1),
+  }
+  photo, *relit = _relit_photo(list(given.values()))
   normals, disc = sh.sphere_normals(_FINER * _SIDE)
   scene = _scene()
   first = [
     _on_wall(normal_picture(normals), disc, _SIDE),
     _on_wall(normal_picture(scene.normal), scene.foreground, _SIDE),
-    _portrait(_even_light()),
+    _portrait(_EVEN),
     photo,
   ]
   titles = ("normals of a ball", "normals of a face", "its colours", "a photo")
   rows = [_row([_captioned(picture, [title]) for picture, title in zip(first, titles, strict=True)])]
-  for name, light, result in zip(named, given, relit, strict=True):
+  for (name, light), result in zip(given.items(), relit, strict=True):
     cells = [_ball(light), _clay_under(light), _portrait(light), result]
     titles = (name, "", "", "")
     rows.append(_row([_captioned(picture, [title]) for picture, title in zip(cells, titles, strict=True)]))
@@ -423,22 +449,21 @@ def sh_light_face() -> np.ndarray:
 
 
 def sh_shadows() -> np.ndarray:
-  """One lamp: nine numbers, attached shadows, cast shadows."""
-  side, towards = 224, sh.direction(38, 45)
+  """One lamp: as nine numbers, and as a lamp with attached shadows, and with cast shadows."""
+  side, fill = 196, 0.1
   scene = _scene(hair_style="bald")
-  facing = np.maximum(scene.normal.astype(float) @ towards, 0)
-  # Its few wrong pixels, at the edges of the lids, are voted down by their neighbours.
-  seen = cv2.medianBlur(shadow(scene, towards, 3.0), 5)
-  even = 0.12
-  harmonics = sh.basis(towards.astype(float))
-  nine = sh.shading(scene.normal.astype(float), harmonics)  # of a point lamp whose shading is max(0, cos)
-  pictures = (
-    (nine + even, ["nine numbers", "the edge of the shadow is blurred"]),
-    (facing + even, ["attached shadow", "dark where it faces away"]),
-    (facing * seen + even, ["attached and cast shadow", "dark where something is in the way"]),
+  lamp = light_module.key_and_fill(sh.direction(38, 45), fill, 6)
+  softbox = lamp._replace(size=np.float32([40]))
+  shown = (
+    (sh.shading(scene.normal, light_module.harmonics(lamp)[0]), ["nine numbers", "the shadow has no edge"]),
+    (light_module.shading(lamp, scene.normal), ["attached shadow", "where it faces away"]),
+    (_shading_of(scene, lamp), ["with cast shadow", "where something is in the way"]),
+    (_shading_of(scene, softbox), ["a larger lamp", "40 degrees instead of 6"]),
   )
+  brightness = 0.62
   return _grid(
-    [_captioned(_on_wall(_tone(1.25 * shading), scene.foreground, side), lines, 236) for shading, lines in pictures], 3
+    [_captioned(_on_wall(_tone(brightness * shading), scene.foreground, side), lines, 206) for shading, lines in shown],
+    4,
   )
 
 
@@ -458,16 +483,18 @@ def directions() -> np.ndarray:
   )
   side, cells = 132, []
   for title, angles, axis in named:
-    light = sh.directional(sh.direction(*angles), 0.2)
+    light = lights.studio_light(lights.Direction(*angles, fill=0.15))
     lines = [title, axis, f"azimuth {angles[0]}°", f"elevation {angles[1]}°"]
-    cells.append(_captioned(np.vstack([_ball(light, side), _ground(_GAP, side), _portrait(light, side=side)]), lines))
+    # All with one exposure: what a lamp behind the head leaves dark is dark here.
+    ball, face = _ball(light, side, brightness=_KEY), _portrait(light, side=side, keeps_key=False)
+    cells.append(_captioned(np.vstack([ball, _ground(_GAP, side), face]), lines))
   return _grid(cells, 6)
 
 
 def axes() -> np.ndarray:
   """The axes as the camera sees them, azimuth from above, elevation from the side."""
   side, scale = 264, 3
-  front = Image.fromarray(_shrunk(np.asarray(_portrait(_even_light(), side=2 * _SIDE)), side))
+  front = Image.fromarray(_shrunk(np.asarray(_portrait(_EVEN, side=2 * _SIDE)), side))
   large = front.resize((side * scale, side * scale), Image.LANCZOS)
   draw, middle = ImageDraw.Draw(large), np.array([side / 2, side * 0.5]) * scale
   for tip in ((0.93, 0.5), (0.5, 0.07)):
@@ -542,44 +569,58 @@ def _angle_drawing(side: int, scale: int, *, top: bool) -> np.ndarray:
 
 
 def presets() -> np.ndarray:
-  """Every preset, with its angles."""
+  """Every preset, with its direction, fill and size, and the lighting ratio."""
   side, cells = 148, []
-  for name, (azimuth, elevation, ambient) in lights.PRESETS.items():
+  for name, preset in lights.PRESETS.items():
     light = lights.parse_light(name)
-    cells.append(
-      _captioned(_with_ball(_portrait(light, side=side), light), [name, f"{azimuth},{elevation},{ambient:g}"])
-    )
+    lines = [_text(preset), _lighting_ratio(preset.fill)] if preset else ["the same light", "from everywhere"]
+    cells.append(_captioned(_with_ball(_portrait(light, side=side), light), [name, *lines]))
   return _grid(cells, 6)
 
 
-def _with_ball(picture: np.ndarray, light: np.ndarray) -> np.ndarray:
+def _text(preset: lights.Direction) -> str:
+  """As `--light` takes it."""
+  return ",".join(f"{number:g}" for number in preset)
+
+
+def _lighting_ratio(fill: float) -> str:
+  """Key and fill over fill."""
+  return f"{1 + 1 / fill:.0f}:1" if fill else "the lamp alone"
+
+
+def _with_ball(picture: np.ndarray, light: Light | np.ndarray) -> np.ndarray:
   """A picture with the ball under its light in the lower right corner."""
   picture, side = picture.copy(), len(picture) // 3
-  ball = sh.sphere_picture(light, 4 * side)
+  ball = _shrunk(pictures.sphere(light, 4 * side), side)
   disc = _shrunk(255 * sh.sphere_normals(4 * side)[1].astype(np.uint8), side).astype(float)[..., None] / 255
-  ball = np.repeat(_shrunk(ball, side)[..., None], 3, axis=-1)
   place = picture[-side - 4 : -4, -side - 4 : -4]
-  place[:] = (disc * ball + (1 - disc) * place).astype(np.uint8)
+  place[:] = (ball + (1 - disc) * place).astype(np.uint8)
   return picture
 
 
-def ambient() -> np.ndarray:
-  """One lamp with more and more even light."""
-  cells = []
-  for share in (0, 0.15, 0.3, 0.6, 1):
-    light = lights.parse_light(f"55,25,{share}")
-    cells.append(_captioned(_with_ball(_portrait(light), light), [f"55,25,{share:g}"]))
-  return _grid(cells, 5)
+def fill() -> np.ndarray:
+  """One lamp with more and more fill, and one that gets larger."""
+  rows = [
+    [(f"55,25,{share:g}", _lighting_ratio(share)) for share in (0, 0.1, 0.25, 0.5, 1)],
+    [(f"55,25,0.1,{size:g}", f"{size:g} degrees") for size in (0.5, 10, 20, 40, 60)],
+  ]
+  return _stack([_row([_under(text, [text, below]) for text, below in row]) for row in rows])
+
+
+def _under(text: str, lines: Sequence[str]) -> np.ndarray:
+  """The face and the ball under a light that is named as `--light` takes it, with lines of text below."""
+  light = lights.parse_light(text)
+  return _captioned(_with_ball(_portrait(light), light), lines)
 
 
 def strength() -> np.ndarray:
   """The two dials of `relight.py`."""
   light = lights.parse_light("left-top")
   rows = [
-    _row([_captioned(_portrait(light, value), [f"--strength={value:g}"]) for value in (0, 0.5, 1, 1.5)]),
-    _row([_captioned(_portrait(value * light), [f"--intensity={value:g}"]) for value in (0.5, 0.7, 1, 1.3)]),
+    [_captioned(_portrait(light, value), [f"--strength={value:g}"]) for value in (0, 0.5, 1, 1.5)],
+    [_captioned(_portrait(light, stops=value), [f"--exposure={value:g}"]) for value in (-1, -0.5, 0, 0.5)],
   ]
-  return _stack(rows)
+  return _stack([_row(row) for row in rows])
 
 
 def turning() -> np.ndarray:
@@ -589,14 +630,14 @@ def turning() -> np.ndarray:
   for function, name in ((sh.turn, "turn"), (sh.roll, "roll")):
     cells = []
     for degrees in (0, 60, 120, 180, 240, 300):
-      light = sh.rotate(start, function(degrees))
+      light = light_module.rotate(start, function(degrees))
       cells.append(_captioned(_with_ball(_portrait(light, side=148), light), [f"{name}({degrees})"]))
     rows.append(_row(cells))
   return _stack(rows)
 
 
 def prior() -> np.ndarray:
-  """Lights that the built-in prior draws."""
+  """Lights that the built-in prior draws, nine numbers each."""
   drawn = np.asarray(jax.vmap(light_prior.draw_light)(jax.random.split(jax.random.key(0), 12)))
   return _grid([_with_ball(_portrait(light, side=148), light) for light in drawn], 6)
 
@@ -666,7 +707,7 @@ PICTURES: dict[str, Callable[[], np.ndarray]] = {
   "directions.jpg": directions,
   "axes.png": axes,
   "presets.jpg": presets,
-  "ambient.jpg": ambient,
+  "fill.jpg": fill,
   "strength.jpg": strength,
   "turning.jpg": turning,
   "prior.jpg": prior,

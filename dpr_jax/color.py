@@ -47,7 +47,8 @@ def linearise(srgb: Array) -> Array:
   return xp.where(srgb <= 0.04045, srgb / 12.92, _power((curved + 0.055) / 1.055, 2.4))
 
 
-def _delinearise(linear: Array) -> Array:
+def delinearise(linear: Array) -> Array:
+  """The inverse of `linearise`."""
   xp = linear.__array_namespace__()
   curved = xp.maximum(linear, 0.0031308)
   return xp.where(linear <= 0.0031308, linear * 12.92, 1.055 * _power(curved, 1 / 2.4) - 0.055)
@@ -87,8 +88,20 @@ def lab_to_srgb(lab: Array) -> Array:
   xp = lab.__array_namespace__()
   y = (lab[..., 0] + 16) / 116
   xyz = [_expand(f) for f in (y + lab[..., 1] / 500, y, y - lab[..., 2] / 200)]
-  rgb = [_delinearise(xp.clip(channel, 0, 1)) for channel in _mix(_WHITE_TO_RGB, xyz)]
+  rgb = [delinearise(xp.clip(channel, 0, 1)) for channel in _mix(_WHITE_TO_RGB, xyz)]
   return xp.clip(xp.stack(rgb, axis=-1), 0, 1)
+
+
+def luminance_of_lightness(lightness: Array) -> Array:
+  """Linear luminance Y in [0, 1] of L / 100 (CIE 1976)."""
+  xp = lightness.__array_namespace__()
+  bright = ((lightness + 0.16) / 1.16) ** 3
+  return xp.where(bright > _KNEE, bright, lightness / (1.16 * _SLOPE))
+
+
+def lightness_of_luminance(luminance: Array) -> Array:
+  """L / 100 of linear luminance Y, 0 or more (CIE 1976); the inverse of `luminance_of_lightness`."""
+  return 1.16 * _compress(luminance) - 0.16
 
 
 COLOUR_TEMPERATURES = (1_700, 25_000)  # kelvin, of which `lamp_colour` knows

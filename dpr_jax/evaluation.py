@@ -27,8 +27,10 @@ from dpr_jax import metrics, pictures, records
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, Network, network_for
+from dpr_jax.hourglass import ALL_SKIPS
 from dpr_jax.input_pipeline import Augmentation, RecordSource
+from dpr_jax.light import nine_numbers
+from dpr_jax.networks import Network, network_for
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, write_photo
 
@@ -172,7 +174,7 @@ def _relight(
   encoding = network.apply(variables, sources, method="encode")
   # One light after another: memory stays that of a single decode.
   relit = jax.lax.map(lambda light: network.apply(variables, encoding, light, skip_mask, method="decode"), lights)
-  return relit, encoding.light
+  return relit, nine_numbers(encoding.light)
 
 
 class Evaluator:
@@ -353,12 +355,15 @@ def _relit(relight: Relight, batch: Sequence[_Task], batch_size: int, num_target
 
 
 def _light_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
-  """Degrees between the dominant directions, and the length of the difference over that of the true light."""
-  length = np.linalg.norm(target)
-  return {
-    "light_angle": float(metrics.light_angle(prediction=prediction, target=target)),
-    "light_error": float(np.linalg.norm(prediction - target) / length) if length else math.nan,
-  }
+  """Degrees between the dominant directions, and the length of the difference over that of the true light.
+
+  How bright a light is cannot be told apart from the albedo: both are compared at a first coefficient of 1.
+  """
+  angle = float(metrics.light_angle(prediction=prediction, target=target))
+  if not prediction[0] > 0 or not target[0] > 0:
+    return {"light_angle": angle, "light_error": math.nan}
+  prediction, target = prediction / prediction[0], target / target[0]
+  return {"light_angle": angle, "light_error": float(np.linalg.norm(prediction - target) / np.linalg.norm(target))}
 
 
 def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:

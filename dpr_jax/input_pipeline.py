@@ -136,6 +136,9 @@ def make_iterator(
 
   Pictures of another size than `config.data.size` are brought to it, smaller ones enlarged.
 
+  `Faces` are to be relit in linear light: with `config.data.mode == "online"` the records' source lights must be
+  factors on linear luminance, as `export_dataset.py --ratio=linear` writes them. `Views` are taken as they were stored.
+
   Args:
     config: one that `check_config` takes; read is `config.data`.
     folder: of `export_dataset.py`.
@@ -146,7 +149,7 @@ def make_iterator(
     process_count: how many they are.
 
   Raises:
-    BadInput: as `RecordSource`.
+    BadInput: as `RecordSource`; or the first record is of `--ratio=published`, and the mode online.
     ValueError: an empty batch, or no such process.
   """
   if batch_size < 1:
@@ -154,7 +157,26 @@ def make_iterator(
   if not 0 <= process_index < process_count:
     raise ValueError(f"process {process_index} of {process_count}")
   source = RecordSource(folder, split, config.data.on_corrupt)
+  if config.data.mode == "online":
+    _check_first_is_linear(source)
   return BatchIterator(source, config.data, batch_size, seed, process_index, process_count)
+
+
+def _check_first_is_linear(source: RecordSource) -> None:
+  """Raises BadInput where online training cannot use a dataset, before it has begun."""
+  try:
+    record = source.encoded(0)
+  except BadInput:  # damage is dealt with when the record's turn comes
+    return
+  _check_linear(record)
+
+
+def _check_linear(record: EncodedRecord) -> None:
+  if record.ratio != "linear":
+    raise BadInput(
+      f"{record.source}: was made with --ratio={record.ratio}, but online training multiplies linear light; set "
+      "config.data.mode to offline, or export the dataset anew with --ratio=linear"
+    )
 
 
 class BatchIterator(grain.DatasetIterator):
@@ -350,7 +372,12 @@ def _stack(examples: Sequence[_Example]) -> tuple[int, Faces | Views]:
 
 
 def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> Faces:
-  """One photo with its normals, augmented; arrays as in `Faces`, without the axis of the batch."""
+  """One photo with its normals, augmented; arrays as in `Faces`, without the axis of the batch.
+
+  Raises:
+    BadInput: the record is damaged, not square, or not of linear light.
+  """
+  _check_linear(record)
   move = Augmentation.draw(data, rng)
   _check_square(record)
   return Faces(
@@ -399,7 +426,8 @@ class Augmentation(NamedTuple):
     size: side of the result, in pixels.
     flip: whether left and right are exchanged.
     warp: `[2, 3]`, from pixels of the resized picture to those of the result, or None: neither shifted nor scaled.
-    tone: power of the luminance: below 1 for a photo of less contrast, above it for a darker one.
+    tone: power of L: below 1 for a photo of less contrast, above it for a darker one. The photo's light, which is a
+      factor on linear luminance, does not follow it.
     seen: first and last row and column that the photo shows, `[4]`, or None: all. Beyond them the last one goes on, as
       in a photo that ends at the face and was padded.
   """

@@ -7,99 +7,137 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax import sh
+from dpr_jax import color, sh
+from dpr_jax import light as light_module
+from dpr_jax.environment_lamps import panorama_light
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import find_faces
-from dpr_jax.light_prior import GRAY_WEIGHTS
+from dpr_jax.light import Light
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
 
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
 _MAX_ENVIRONMENT_PIXELS = 2**27
+_ENVIRONMENT_DC = 0.8  # first coefficient of the gray projection of a map
+# What a camera takes of a scene's mean tint by its white balance, and how weak a channel it still balances.
+_WHITE_BALANCE, _LEAST_TINT = 0.75, 0.05
 _HDR_HEADER = 2**16  # bytes at most
 _NUMBER_SUFFIXES = (".txt", ".csv")
-_DEFAULT_AMBIENT = 0.3
+
+AZIMUTHS = (-360.0, 360.0)
+ELEVATIONS = (-90.0, 90.0)
+FILLS = (0.0, 4.0)
+SIZES = (0.5, 60.0)
 
 
 class Direction(NamedTuple):
-  """A lamp as a photographer places it.
+  """A key lamp as a photographer places it, and the fill.
 
   Attributes:
     azimuth: degrees from the camera to the image's left.
     elevation: degrees upwards.
-    ambient: the share of the light that comes evenly from everywhere, 0 to 1.
+    fill: irradiance by the fill over that by the key lamp, each of a surface that faces it. The lighting ratio of a
+      studio, (key + fill) : fill, is 1 + 1 / fill.
+    size: angular diameter of the lamp in degrees, as seen from the face: 0.5 is the sun, 30 a large softbox close by.
   """
 
   azimuth: float
   elevation: float
-  ambient: float = _DEFAULT_AMBIENT
+  fill: float = 0.25
+  size: float = 15.0
 
 
-PRESETS = {
-  "front": Direction(0, 10),
-  "left": Direction(65, 10),
-  "right": Direction(-65, 10),
-  "top": Direction(0, 65),
-  "bottom": Direction(0, -45),
-  "left-top": Direction(50, 40),
-  "right-top": Direction(-50, 40),
-  "left-bottom": Direction(50, -30),
-  "right-bottom": Direction(-50, -30),
-  "rembrandt": Direction(45, 45, 0.15),
-  "rembrandt-right": Direction(-45, 45, 0.15),
-  "loop": Direction(30, 25),
-  "loop-right": Direction(-30, 25),
-  "butterfly": Direction(0, 45, 0.2),
-  "split": Direction(90, 5, 0.15),
-  "split-right": Direction(-90, 5, 0.15),
-  "flat": Direction(0, 0, 1.0),
+# None is even light from everywhere, without a lamp. The fills make lighting ratios of 2:1 (1.0), 3:1 (0.5), 4:1
+# (0.33), 5:1 (0.25) and 8:1 (0.14).
+PRESETS: dict[str, Direction | None] = {
+  "front": Direction(0, 10, 1.0, 20),
+  "left": Direction(65, 10, 0.25, 15),
+  "right": Direction(-65, 10, 0.25, 15),
+  "top": Direction(0, 60, 0.33, 25),
+  "bottom": Direction(0, -45, 0.25, 15),
+  "left-top": Direction(50, 40, 0.25, 15),
+  "right-top": Direction(-50, 40, 0.25, 15),
+  "left-bottom": Direction(50, -30, 0.25, 15),
+  "right-bottom": Direction(-50, -30, 0.25, 15),
+  "rembrandt": Direction(45, 45, 0.14, 20),
+  "rembrandt-right": Direction(-45, 45, 0.14, 20),
+  "loop": Direction(30, 25, 0.33, 20),
+  "loop-right": Direction(-30, 25, 0.33, 20),
+  "butterfly": Direction(0, 45, 0.5, 20),
+  "split": Direction(72, 5, 0.14, 10),
+  "split-right": Direction(-72, 5, 0.14, 10),
+  "flat": None,
 }
 
 
-def parse_light(text: str, params=None, face_finder: str | None = None) -> np.ndarray:
+def parse_light(text: str, params=None, face_finder: str | None = None, *, env_rotate: float = 0.0) -> Light:
   """A target light from what a user writes.
 
   Args:
     text: one of
       - a preset: `left`, `right`, `top`, `rembrandt`, ... (`PRESETS`); left is the image's left, the viewer's;
-      - `azimuth,elevation[,ambient]`: degrees to the image's left and upwards from the camera, and the share of even
-        light, 0 to 1;
-      - a text file of 9 SH numbers in the conventions of `dpr_jax.sh`, taken as they are; or of 27, red, green and
-        blue, as three times nine or as nine lines of three, which are made gray;
-      - a latitude-longitude environment map, `.hdr` or `.exr`, its centre straight behind the subject; scaled to the
-        mean brightness that the networks were trained on;
+      - `azimuth,elevation[,fill[,size]]`, the numbers of `Direction`;
+      - a text file of 9 SH numbers in the conventions of `dpr_jax.sh`, taken as they are: a gray light without lamps;
+        or of 27, red, green and blue, as three times nine or as nine lines of three: an RGB light without lamps;
+      - a latitude-longitude environment map, `.hdr` or `.exr`, its centre straight behind the subject: an RGB light
+        whose lamps are the brightest compact sources of the map, as `environment_light` makes it;
       - a photo of a face, whose light is estimated by the network and transferred.
-    params: from `load_params`; needed for a photo only, but lamps are as bright as suits their network.
+    params: from `load_params`; needed for a photo only.
     face_finder: who looks for the face of a photo, one of `faces.FACE_FINDERS`; None: as `faces.open_face_finder`.
+    env_rotate: degrees by which an environment map is turned about the vertical, as `sh.turn`.
 
   Returns:
-    `[9]` float32.
+    A `Light` of NumPy arrays, in no particular unit: how bright a photo becomes is a matter of its exposure.
 
   Raises:
-    BadInput: none of these, or a file that cannot be used.
+    BadInput: none of these, a file that cannot be used, or a rotation of what is no environment map.
   """
   text = text.strip()
-  preset = PRESETS.get(text.lower().replace("_", "-").replace(" ", "-"))
-  if preset is not None:
-    return lamp(preset, params)
   suffix = Path(text).suffix.lower()
   if suffix in _ENVIRONMENT_SUFFIXES:
-    return environment_light(text)
+    return environment_light(text, rotate=env_rotate)
+  if env_rotate:
+    raise BadInput(f"--env_rotate {env_rotate:g}: turns environment maps alone, and {text!r} is none")
+  name = text.lower().replace("_", "-").replace(" ", "-")
+  if name in PRESETS:
+    return studio_light(PRESETS[name])
   if suffix in PHOTO_SUFFIXES:
     return _from_portrait(text, params, face_finder)
   if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
-    return _from_numbers(text)
-  return lamp(_parse_direction(text), params)
+    return light_module.soft_light(read_coefficients(text))
+  return studio_light(_parse_direction(text))
 
 
-def lamp(light: Direction, params=None) -> np.ndarray:
-  """`[9]` of a lamp with its even light, as bright as suits the network of `params`, or `sh.directional`."""
-  towards = sh.direction(light.azimuth, light.elevation)
-  if params is None:
-    return sh.directional(towards, light.ambient)
-  from dpr_jax.hourglass import network_for  # Flax takes half a second to import
+def studio_light(direction: Direction | None) -> Light:
+  """The gray light of a key lamp of irradiance 1 and its fill; None: even light of irradiance 1, without a lamp."""
+  if direction is None:
+    return light_module.even_light()
+  towards = sh.direction(direction.azimuth, direction.elevation)
+  return light_module.key_and_fill(towards, direction.fill, direction.size)
 
-  return sh.directional(towards, light.ambient, network_for(params).lamp_dc)
+
+def parse_colour(text: str) -> np.ndarray:
+  """The colour of a lamp as users write it, `#ffb070` or `255,176,112`: sRGB, red, green and blue.
+
+  Returns:
+    `[3]` float32 linear RGB, scaled to luminance 1.
+
+  Raises:
+    BadInput: it is neither, or black.
+  """
+  text = text.strip()
+  if match := re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text):
+    levels = [int(part, 16) for part in match.groups()]
+  elif re.fullmatch(r"\s*\d{1,3}\s*(,\s*\d{1,3}\s*){2}", text, re.ASCII):
+    levels = [int(part) for part in text.split(",")]
+  else:
+    levels = []
+  if not levels or max(levels) > 255:
+    raise BadInput(f"color {text!r}: must be #rrggbb, or red,green,blue of 0 to 255")
+  if not any(levels):
+    raise BadInput(f"color {text!r}: a black lamp gives no light")
+  linear = color.linearise(np.array(levels) / 255)
+  return np.float32(linear / (light_module.LUMINANCE_WEIGHTS @ linear))
 
 
 def _parse_direction(text: str) -> Direction:
@@ -107,21 +145,20 @@ def _parse_direction(text: str) -> Direction:
     numbers = [float(part) for part in text.split(",")]
   except ValueError:
     numbers = []
-  if len(numbers) not in (2, 3):
+  if len(numbers) not in (2, 3, 4):
     raise BadInput(
-      f"light {text!r}: neither a file, nor azimuth,elevation[,ambient], nor one of {', '.join(sorted(PRESETS))}"
+      f"light {text!r}: neither a file, nor azimuth,elevation[,fill[,size]], nor one of {', '.join(sorted(PRESETS))}"
     )
-  light = Direction(*numbers)
-  if not (-360 <= light.azimuth <= 360 and -90 <= light.elevation <= 90):  # NaN is refused too
-    raise BadInput(f"light {text!r}: azimuth must lie in -360 to 360 degrees, elevation in -90 to 90")
-  if not 0 <= light.ambient <= 1:
-    raise BadInput(f"light {text!r}: ambient must lie in 0 to 1")
-  return light
-
-
-def _from_numbers(path: str) -> np.ndarray:
-  light = read_coefficients(path)
-  return light if light.ndim == 1 else GRAY_WEIGHTS @ light
+  direction = Direction(*numbers)
+  for name, value, (low, high), unit in (
+    ("azimuth", direction.azimuth, AZIMUTHS, " degrees"),
+    ("elevation", direction.elevation, ELEVATIONS, " degrees"),
+    ("fill", direction.fill, FILLS, " of the key lamp"),
+    ("size", direction.size, SIZES, " degrees"),
+  ):
+    if not low <= value <= high:  # NaN is refused too
+      raise BadInput(f"light {text!r}: {name} must lie in {low:g} to {high:g}{unit}")
+  return direction
 
 
 def read_coefficients(path: str | os.PathLike) -> np.ndarray:
@@ -154,18 +191,37 @@ def read_coefficients(path: str | os.PathLike) -> np.ndarray:
   return numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9)
 
 
-def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS) -> np.ndarray:
-  """The light `[9]` of an environment map, as `parse_light` makes it; arguments and errors of `read_environment`, and
-  BadInput for a black map.
+def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS, rotate: float = 0.0) -> Light:
+  """The light of an environment map: its brightest compact sources as lamps, the rest as the soft part.
+
+  See `environment_lamps.panorama_light`. The colours are the map's own, white-balanced for three
+  quarters of its mean tint. Its unit is not: the whole is scaled to a first
+  coefficient of 0.8 of the gray projection.
+
+  Args:
+    path: a file as for `read_environment`.
+    max_pixels: as for `read_environment`.
+    rotate: degrees by which the map is turned about the vertical; positive as `sh.turn`, light from the front to image
+      left.
+
+  Returns:
+    RGB, or gray of a map that has luminance alone.
+
+  Raises:
+    BadInput: as `read_environment`, and for a black map.
   """
   panorama = read_environment(path, max_pixels)
   brightest = panorama.max()
   if brightest == 0:
     raise BadInput(f"{path}: the environment map is black")
-  light = sh.environment(panorama / brightest)  # so that the sum neither overflows nor vanishes
-  if light.ndim == 2:
-    light = GRAY_WEIGHTS @ light
-  return sh.normalise(light)
+  light = panorama_light(panorama / brightest)  # so that sums neither overflow nor vanish
+  if light.channels == 3:
+    mean = light_module.harmonics(light)[:, 0]
+    tint = np.maximum(mean / light_module.luminance(mean), _LEAST_TINT)
+    light = light_module.tint(light, np.float32(tint**-_WHITE_BALANCE))
+  first = light_module.harmonics(light_module.gray(light))[0, 0]
+  light = light_module.scale(light, np.float32(_ENVIRONMENT_DC / first))
+  return light_module.rotate(light, sh.turn(rotate)) if rotate else light
 
 
 def read_environment(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS) -> np.ndarray:
@@ -227,11 +283,11 @@ def _read_exr(path: str, max_pixels: int) -> np.ndarray:
   return panorama if len(names) == 3 else panorama[..., 0]
 
 
-def _from_portrait(path: str, params, face_finder: str | None) -> np.ndarray:
+def _from_portrait(path: str, params, face_finder: str | None) -> Light:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
   from dpr_jax import portrait  # Flax takes half a second to import, which other kinds of light do without
-  from dpr_jax.hourglass import network_for
+  from dpr_jax.networks import network_for
 
   pixels = read_photo(path).pixels
   faces = find_faces(pixels, face_finder)

@@ -57,7 +57,8 @@ def light_l2(*, prediction: Array, target: Array) -> jax.Array:
   light that the image is relit to has no place in it.
 
   Args:
-    prediction: the source light that the network estimates, `[B, 9]` SH coefficients (27 for colour).
+    prediction: the source light that the network estimates, `[B, 9]` SH coefficients (27 for colour), or as many other
+      numbers as describe a light.
     target: the light that the source was taken in, of the same shape.
 
   Returns:
@@ -68,7 +69,7 @@ def light_l2(*, prediction: Array, target: Array) -> jax.Array:
   """
   prediction, target = _float32("light", prediction, target)
   if prediction.ndim != 2:
-    raise ValueError(f"lights must be [B, 9] or [B, 27], not {list(prediction.shape)}")
+    raise ValueError(f"lights must be [B, N], not {list(prediction.shape)}")
   return jnp.mean(jnp.sum(jnp.square(prediction - target), axis=1))
 
 
@@ -179,6 +180,24 @@ def framing_l1(*, prediction: Array, target: Array) -> jax.Array:
   if prediction.ndim != 2 or prediction.shape[-1] != 3:
     raise ValueError(f"framings must be [B, 3], not {list(prediction.shape)}")
   return jnp.mean(_absolute(prediction - target))
+
+
+def skin_cross_entropy(*, prediction: Array, target: Array) -> jax.Array:
+  """How far off a network is about where the face's skin is: binary cross entropy, the mean over the pixels; ours.
+
+  Args:
+    prediction: probabilities, `[B, h, w, 1]`.
+    target: shares of skin in [0, 1], of the same shape.
+
+  Returns:
+    Scalar, in nats.
+
+  Raises:
+    ValueError: other or different shapes, or a type that is not floating.
+  """
+  prediction, target, _ = _pictures(prediction, target, None)
+  prediction = jnp.clip(prediction, 1e-5, 1 - 1e-5)
+  return -jnp.mean(target * jnp.log(prediction) + (1 - target) * jnp.log(1 - prediction))
 
 
 def _float32(name: str, first: Array, second: Array) -> tuple[jax.Array, jax.Array]:

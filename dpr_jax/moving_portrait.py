@@ -15,7 +15,7 @@ import numpy as np
 from dpr_jax.face_track import FaceTracker, TrackedFace
 from dpr_jax.faces import FaceFinder, Framing, frame_face
 from dpr_jax.native_libraries import import_native
-from dpr_jax.portrait import FramedFace, Portrait, cut_square, encode_square, weigh_square
+from dpr_jax.portrait import FramedFace, Portrait, cut_square, encode_square, skin_of, weigh_square
 from dpr_jax.relighting import Params
 
 cv2 = import_native("cv2")
@@ -143,7 +143,8 @@ class MovingPortrait:
       steady.see(square, seconds, _grain(framing))
     picture = np.clip(np.rint(steady.picture), 0, 255).astype(np.uint8)
     steady.weigh(weigh_square(picture, framing, tracked.face, pixels.shape), seconds)
-    return encode_square(self._params, steady.picture, framing, np.float32(tracked.presence) * steady.weight)
+    weight, skin = np.float32(tracked.presence) * steady.weight, skin_of(tracked.face, framing)
+    return encode_square(self._params, steady.picture, framing, weight, skin)
 
   def state(self) -> dict[str, np.ndarray]:
     """All that the next frame depends on, as arrays by name; for `restore`."""

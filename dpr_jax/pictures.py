@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpr_jax import light as light_module
 from dpr_jax import sh
+from dpr_jax.light import Light
 from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")
@@ -37,12 +39,12 @@ def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:
   return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], lights: Sequence[np.ndarray | None]) -> np.ndarray:
+def contact_sheet(pictures: Sequence[np.ndarray], lights: Sequence[Light | np.ndarray | None]) -> np.ndarray:
   """Pictures in rows, below each the sphere under its light, as the authors show their results.
 
   Args:
     pictures: `[H, W, 3]` uint8, all of one size.
-    lights: `[9]` each; None leaves the place below a picture empty.
+    lights: a `Light` or `[9]` each; None leaves the place below a picture empty.
 
   Returns:
     `[H', W', 3]` uint8.
@@ -104,7 +106,30 @@ def _full(height: int, width: int) -> np.ndarray:
   return np.full((height, width, 3), _SHEET_GRAY, np.uint8)
 
 
-def _cell(picture: np.ndarray, light: np.ndarray | None) -> np.ndarray:
+def sphere(light: Light | np.ndarray, size: int) -> np.ndarray:
+  """A white sphere under a light, `[size, size, 3]` uint8, black around the disc.
+
+  Stretched as `sh.sphere_picture`, which draws lights of nine numbers; here it also has the lamps and the colours.
+
+  Args:
+    light: a `Light` without leading axes, or `[9]`.
+    size: width in pixels.
+  """
+  if not isinstance(light, Light):
+    return np.repeat(sh.sphere_picture(light, size)[..., None], 3, axis=-1)
+  normals, disc = sh.sphere_normals(size)
+  shading = np.asarray(light_module.shading(light, normals))
+  luminance = shading @ light_module.LUMINANCE_WEIGHTS if light.channels == 3 else shading[..., 0]
+  dark, bright = luminance.min(), np.percentile(luminance, 95)
+  span = bright - dark
+  level = np.minimum((luminance - dark) / span, 1) if span > 1e-6 * bright else np.ones_like(luminance)
+  colour = (shading / np.maximum(luminance, 1e-6 * luminance.max())[..., None]) ** (1 / 2.2)
+  picture = level[..., None] * colour
+  picture = picture / np.maximum(picture.max(axis=-1, keepdims=True), 1)
+  return (np.broadcast_to(picture, (*disc.shape, 3)) * disc[..., None] * 255).astype(np.uint8)
+
+
+def _cell(picture: np.ndarray, light: Light | np.ndarray | None) -> np.ndarray:
   """A picture with the sphere below it (None: an empty place), and a gap on the right and at the bottom."""
   height, width = picture.shape[:2]
   side = max(16, min(height, width) // 3)
@@ -124,12 +149,12 @@ def _sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
   return cv2.copyMakeBorder(sheet, _SHEET_GAP, 0, _SHEET_GAP, 0, cv2.BORDER_CONSTANT, value=(_SHEET_GRAY,) * 3)
 
 
-def _draw_sphere(place: np.ndarray, light: np.ndarray) -> None:
+def _draw_sphere(place: np.ndarray, light: Light | np.ndarray) -> None:
   """Fills a square `[S, S, 3]` with the sphere under a light, its rim smooth."""
   oversampled = 4 * len(place)
   _, disc = sh.sphere_normals(oversampled)
-  picture = np.where(disc, sh.sphere_picture(light, oversampled), _SHEET_GRAY).astype(np.uint8)
-  place[:] = cv2.resize(picture, place.shape[:2], interpolation=cv2.INTER_AREA)[..., None]
+  picture = np.where(disc[..., None], sphere(light, oversampled), _SHEET_GRAY).astype(np.uint8)
+  place[:] = cv2.resize(picture, place.shape[:2], interpolation=cv2.INTER_AREA)
 
 
 def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int, gif_side: int = 480) -> None:

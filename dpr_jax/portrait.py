@@ -2,8 +2,8 @@
 
 The networks were trained on square portraits framed like CelebA-HQ, at 512 or 1024 pixels. A face is cut out that way
 (turned upright if the head leans, and the light turned with it), relit, and what returns to the photo is not the
-network's picture but the *ratio* of new to old luminance: at the photo's own resolution every pore and hair stays, and
-away from the head nothing changes.
+network's picture but the *ratio* of new to old linear light: at the photo's own resolution every pore and hair stays,
+and away from the head nothing changes.
 """
 
 import os
@@ -13,21 +13,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax import color, sh
-from dpr_jax.faces import Face, Framing, frame_face
+from dpr_jax import color, exposure, sh
+from dpr_jax.compositing import multiply_light
+from dpr_jax.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.hourglass import Encoding
+from dpr_jax.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native
 from dpr_jax.photo import to_8_bits
-from dpr_jax.relighting import Params, decode_luminance, encode_luminance
+from dpr_jax.ratio_network import RatioEncoding
+from dpr_jax.relighting import Params, decode_luminance, encode_luminance, log_ratio
 
 cv2 = import_native("cv2")
 
-# Luminance (L / 100) added to both sides of the ratio: black stays black, and noise in shadows is not amplified.
+# How many stops darker and brighter a pixel may get: what is brightened more shows little but noise.
+_STOPS = (-7.0, 3.5)
+# Lamps that a network renders at a time, so that few shapes are compiled.
+_LAMP_COUNTS = (1, 4)
+# The side of what the key of a face is taken from, and the least that it can be.
+_KEY_SIDE, _LEAST_KEY = 64, 1e-4
+# `WholePhoto` with a strength: luminance (L / 100) added to both sides of the ratio.
 _RATIO_OFFSET = 0.04
-_MAX_LOG_RATIO = np.log(12)
-# L + 16, a and b are all proportional to the cube root of the light, but for the darkest colours.
-_LAB_BLACK = 16
 # The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
 # L / 100 from which on it keeps an edge.
 _GUIDE_RADIUS = 4
@@ -44,15 +50,17 @@ class FramedFace(NamedTuple):
     framing: where it is.
     luminance: L / 100 in the square, `[S, S]`.
     weight: how much of the relighting each pixel of the square receives, `[S, S]`.
+    skin: 1 inside the oval of the face, else 0, `[S, S]`.
     encoding: the network's encoding of `luminance`.
-    source_light: `[9]`, the light on this face as estimated, in the photo's coordinates.
+    source_light: the light on this face as estimated, gray, in the photo's coordinates.
   """
 
   framing: Framing
   luminance: np.ndarray
   weight: np.ndarray
-  encoding: Encoding
-  source_light: np.ndarray
+  skin: np.ndarray
+  encoding: Encoding | RatioEncoding
+  source_light: Light
 
 
 class Portrait:
@@ -96,24 +104,17 @@ class Portrait:
     framing = frame_face(face, size)
     square = cut_square(self.pixels, framing)
     weight = weigh_square(square, framing, face, self.pixels.shape)
-    return encode_square(self._params, square, framing, weight, dtype=self._dtype)
+    return encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
 
-  def relight(
-    self,
-    light: np.ndarray,
-    strength: float = 1.0,
-    *,
-    lamp_colour: np.ndarray | None = None,
-    ambient: float = 0.0,
-  ) -> np.ndarray:
+  def relight(self, light: Light | np.ndarray, strength: float = 1.0, *, exposure: float = 0.0) -> np.ndarray:
     """The photo under another light.
 
+    Each face keeps the key of the photo: the 90th percentile of the linear luminance of its skin.
+
     Args:
-      light: `[9]`, in the photo's coordinates.
+      light: in the photo's coordinates, gray or RGB; or nine numbers, `[9]`, a soft light.
       strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
-      lamp_colour: `[3]` linear RGB of luminance 1 (`color.lamp_colour`): what the light does not send evenly from
-        everywhere has this colour; None is white.
-      ambient: the share of `light` that comes evenly from everywhere and stays white.
+      exposure: by how many stops the key of the faces gets brighter.
 
     Returns:
       Pixels of the photo's shape and type. Pixels that no face's square reaches are the photo's own, bit for bit.
@@ -121,35 +122,35 @@ class Portrait:
     Raises:
       ValueError: a light of another shape, or one with values that are not finite.
     """
-    light = _checked(light)
-    edits = []
-    for face in self.faces:
-      relit = self._relit(face, light)
-      tint = None if lamp_colour is None else self._tint(face, light, relit, ambient)
-      edits.append((face, self._log_ratio(face, relit), tint))
-    return _carry(self.pixels, edits, strength, lamp_colour)
+    light = as_light(light)
+    edits = [(face, _local_lines(face.luminance, self._log_ratio(face, light, exposure))) for face in self.faces]
+    return _carry(self.pixels, edits, strength)
 
-  def _relit(self, face: FramedFace, light: np.ndarray) -> np.ndarray:
-    """L / 100 in the square under a light, `[S, S]`."""
-    upright = sh.rotate(light, sh.roll(face.framing.roll))
-    size = face.luminance.shape
-    relit = decode_luminance(self._params, face.encoding, upright[None], size=size, dtype=self._dtype)
-    return np.asarray(relit)[0, ..., 0]
+  def _log_ratio(self, face: FramedFace, light: Light, stops: float) -> np.ndarray:
+    """The logarithm of new over old linear light in the square, `[S, S, C]`."""
+    upright = rotate(light, sh.roll(face.framing.roll))
+    upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    batch = Light(*(part[None] for part in upright))
+    ratio = log_ratio(self._params, face.encoding, face.luminance[None, ..., None], batch, dtype=self._dtype)
+    ratio = np.asarray(ratio)[0]
+    before = color.luminance_of_lightness(face.luminance)
+    after = luminance(before[..., None] * np.exp(ratio))
+    ratio = ratio + (np.log(_key(before, face.skin) / _key(after, face.skin)) + np.log(2) * stops)
+    return np.clip(ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
 
-  def _tint(self, face: FramedFace, light: np.ndarray, relit: np.ndarray, ambient: float) -> np.ndarray:
-    """The lamp's share of the light on each pixel of the square, `[S, S]`: what is missing under even light alone."""
-    if not ambient:
-      return np.ones_like(relit)
-    even = self._relit(face, np.float32(np.eye(9)[0] * ambient * light[0]))
-    share = 1 - _linear_luminance(even) / np.maximum(_linear_luminance(relit), 1e-3)
-    return cv2.blur(np.clip(share, 0, 1), (9, 9))  # where it is dark, shares are noise
 
-  def _log_ratio(self, face: FramedFace, relit: np.ndarray) -> np.ndarray:
-    """The new over the old luminance in the square, as a local line: log ratio = a * L + b; `[S, S, 2]`."""
-    size = face.luminance.shape
-    log_ratio = np.log((relit + _RATIO_OFFSET) / (face.luminance + _RATIO_OFFSET))
-    log_ratio = np.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return _local_line(face.luminance, log_ratio, max(1, round(_GUIDE_RADIUS * size[0] / 512)), _GUIDE_EPSILON)
+def _key(luminance: np.ndarray, skin: np.ndarray) -> float:
+  """`exposure.key` of a small picture of a square; sorting all of a large one would take longer than the network."""
+  side = min(_KEY_SIDE, len(luminance))
+  small = (cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in (luminance, skin))
+  return max(float(exposure.key(*small)), _LEAST_KEY)
+
+
+def _local_lines(guide: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+  """Each channel of a log ratio in the square, as a local line a * L + b: `[S, S, C, 2]`."""
+  radius = max(1, round(_GUIDE_RADIUS * len(guide) / 512))
+  channels = range(log_ratio.shape[-1])
+  return np.stack([_local_line(guide, log_ratio[..., c], radius, _GUIDE_EPSILON) for c in channels], axis=-2)
 
 
 class WholePhoto:
@@ -160,7 +161,7 @@ class WholePhoto:
 
   Attributes:
     pixels: the photo, `[H, W, 3]` uint8 RGB.
-    source_light: `[9]`, its light as estimated.
+    source_light: its light as estimated, gray.
   """
 
   def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype=None):
@@ -178,11 +179,19 @@ class WholePhoto:
     self._lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
     self._luminance = self._lab[..., 0].astype(np.float32) / 255
     self._encoding = encode_luminance(params, self._luminance[None, ..., None], dtype=dtype)
-    self.source_light = np.asarray(self._encoding.light)[0]
+    self.source_light = _first_light(self._encoding)
 
   def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """The photo under another light, `[H, W, 3]` uint8; see `Portrait.relight`."""
-    light = _checked(light)[None]
+    """The photo under another light, `[H, W, 3]` uint8.
+
+    Args:
+      light: nine numbers, `[9]`.
+      strength: exponent of the ratio of new to old L.
+    """
+    light = np.asarray(light, np.float32)
+    if light.shape != (9,) or not np.isfinite(light).all():
+      raise ValueError(f"a light must be 9 finite numbers, not {light}")
+    light = light[None]
     relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
     relit = np.asarray(relit)[0, ..., 0]
     if strength != 1:
@@ -209,8 +218,16 @@ def weigh_square(square: np.ndarray, framing: Framing, face: Face, shape: tuple[
   return head_weight(square, landmarks, _edge_inside(framing, shape))
 
 
+def skin_of(face: Face, framing: Framing) -> np.ndarray:
+  """The oval of a face in its square, `[S, S]` float32, 1 inside."""
+  oval = face.landmarks[OVAL] @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+  skin = np.zeros((framing.size, framing.size), np.float32)
+  cv2.fillConvexPoly(skin, cv2.convexHull(np.round(oval).astype(np.int32)), 1.0)
+  return skin
+
+
 def encode_square(
-  params: Params, square: np.ndarray, framing: Framing, weight: np.ndarray, *, dtype=None
+  params: Params, square: np.ndarray, framing: Framing, weight: np.ndarray, skin: np.ndarray, *, dtype=None
 ) -> FramedFace:
   """A framed face as the network sees it.
 
@@ -219,30 +236,33 @@ def encode_square(
     square: `[S, S, 3]` RGB in gray levels, 0 to 255, uint8 or floating point.
     framing: where the square lies.
     weight: `[S, S]`, from `weigh_square`.
+    skin: `[S, S]`, from `skin_of`.
     dtype: compute type of the convolutions.
   """
-  luminance, encoding, source_light = _see(params, square, framing, dtype)
-  return FramedFace(framing, luminance, weight, encoding, source_light)
+  lightness, encoding, source_light = _see(params, square, framing, dtype)
+  return FramedFace(framing, lightness, weight, skin, encoding, source_light)
 
 
-def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int = 512) -> np.ndarray:
-  """The light `[9]` on one face of a photo, in the photo's coordinates; the arguments are those of `Portrait`."""
+def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int = 512) -> Light:
+  """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
   framing = frame_face(face, size)
   return _see(params, cut_square(pixels, framing), framing, None)[2]
 
 
-def _see(params: Params, square: np.ndarray, framing: Framing, dtype) -> tuple[np.ndarray, Encoding, np.ndarray]:
-  """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light `[9]` in the photo."""
-  luminance = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
-  encoding = encode_luminance(params, luminance[None, ..., None], dtype=dtype)
-  return luminance, encoding, sh.rotate(np.asarray(encoding.light)[0], sh.roll(-framing.roll))
+def _see(
+  params: Params, square: np.ndarray, framing: Framing, dtype
+) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
+  """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
+  lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
+  encoding = encode_luminance(params, lightness[None, ..., None], dtype=dtype)
+  return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
 
 
-def _checked(light: np.ndarray) -> np.ndarray:
-  light = np.asarray(light, np.float32)
-  if light.shape != (9,) or not np.isfinite(light).all():
-    raise ValueError(f"a light must be 9 finite numbers, not {light}")
-  return light
+def _first_light(encoding: Encoding | RatioEncoding) -> Light:
+  """The light of the first photo of a batch, NumPy."""
+  if isinstance(encoding, RatioEncoding):
+    return Light(*(np.asarray(part)[0] for part in encoding.light))
+  return as_light(np.asarray(encoding.light)[0])
 
 
 def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -316,51 +336,26 @@ def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
   return edge
 
 
-def _linear_luminance(luminance: np.ndarray) -> np.ndarray:
-  """L / 100 -> Y (CIE 1976)."""
-  gray = np.zeros((*luminance.shape, 3), np.float32)
-  gray[..., 0] = 100 * luminance
-  return color.linearise(color.lab_to_srgb(gray)[..., 1])
-
-
-def _carry(
-  pixels: np.ndarray,
-  edits: Sequence[tuple[FramedFace, np.ndarray, np.ndarray | None]],
-  strength: float,
-  lamp_colour: np.ndarray | None,
-) -> np.ndarray:
-  """Applies the faces' ratios (`_local_line`s of log ratios) to the photo, and the lamp's colour where the lamp shines
-  (its share in the square); where faces overlap, their weighted mean.
-  """
+def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], strength: float) -> np.ndarray:
+  """Applies the faces' ratios (`_local_lines` of log ratios) to the photo; where faces overlap, their weighted mean."""
   out = pixels.copy()
-  corners = np.concatenate([_corners(face.framing) for face, *_ in edits])
+  corners = np.concatenate([_corners(face.framing) for face, _ in edits])
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  maps = []
-  for face, line, tint in edits:
-    tint = np.zeros_like(face.weight) if tint is None else tint
-    maps.append((face.framing, np.dstack([line, face.weight, tint]).astype(np.float32)))
+  maps = [
+    (face.framing, np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32))
+    for face, lines in edits
+  ]
   white = np.iinfo(pixels.dtype).max
   linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
 
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
     linear = linear_of_level[strip]
-    lab = color.linear_to_lab(linear)
-    log_ratio, tint = _edits_in_strip(lab[..., 0] / 100, left, start, maps)
-    log_ratio, tint = strength * log_ratio, min(strength, 1) * tint
-    changed = (log_ratio != 0) | (tint != 0)
-    luminance, lab = lab[..., 0][changed] / 100, lab[changed]
-    if lamp_colour is not None:
-      tinted = linear[changed] * (1 + tint[changed][:, None] * (lamp_colour - 1))
-      lab = color.linear_to_lab(tinted.astype(np.float32))
-    relit = (luminance + _RATIO_OFFSET) * np.exp(log_ratio[changed]) - _RATIO_OFFSET
-    relit = 100 * np.clip(relit, 0, 1)
-    # Light scales the three linear channels alike, and so chroma as L + 16 (CIE 1976). With the old chroma a shadow
-    # would glow and a highlight pale.
-    lab[:, 1:] *= ((relit + _LAB_BLACK) / (lab[:, 0] + _LAB_BLACK))[:, None]
-    lab[:, 0] = relit
-    strip[changed] = np.round(color.lab_to_srgb(lab) * white)
+    ratio = strength * _log_ratio_in_strip(color.lightness_of_luminance(luminance(linear)), left, start, maps)
+    changed = (ratio != 0).any(axis=-1)
+    relit = multiply_light(linear[changed], ratio[changed])
+    strip[changed] = np.round(color.delinearise(relit) * white)
 
   with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
     for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
@@ -368,32 +363,34 @@ def _carry(
   return out
 
 
-def _edits_in_strip(
-  luminance: np.ndarray, left: int, top: int, maps: Sequence[tuple[Framing, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-  """The log ratio, and the lamp's share, at the photo's own pixels.
+def _log_ratio_in_strip(
+  lightness: np.ndarray, left: int, top: int, maps: Sequence[tuple[Framing, np.ndarray]]
+) -> np.ndarray:
+  """The log ratio at the photo's own pixels.
 
   Args:
-    luminance: L / 100 of a part of the photo, `[h, w]`.
-    left: where the part begins.
-    top: likewise.
-    maps: for each face its framing, and a, b, weight and the lamp's share in its square, `[S, S, 4]`.
+    lightness: L / 100 of a part of the photo, `[h, w]`.
+    left: the photo's column where the part begins.
+    top: the photo's row where the part begins.
+    maps: for each face its framing, and a and b of each channel and the weight in its square, `[S, S, 2 C + 1]`.
 
   Returns:
-    Both `[h, w]`, 0 where no face reaches.
+    `[h, w, C]`, 0 where no face reaches.
   """
-  height, width = luminance.shape
-  weighted, tinted, total = (np.zeros_like(luminance) for _ in range(3))
+  height, width = lightness.shape
+  channels = maps[0][1].shape[-1] // 2
+  weighted = np.zeros((height, width, channels), np.float32)
+  total = np.ones_like(lightness)
   for framing, face_maps in maps:
     corners = _corners(framing) - (left, top)
     if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
       continue
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    a, b, weight, tint = cv2.split(
-      cv2.warpAffine(face_maps, _shifted(framing.matrix, left, top), (width, height), flags=flags)
-    )
-    weighted += weight * np.clip(a * luminance + b, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    tinted += weight * tint
+    matrix, flags = _shifted(framing.matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    # OpenCV warps at most four channels at a time.
+    parts = [face_maps[..., k : k + 4] for k in range(0, face_maps.shape[-1], 4)]
+    warped = np.dstack([cv2.warpAffine(part, matrix, (width, height), flags=flags) for part in parts])
+    lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
+    ratio = lines[..., 0] * lightness[..., None] + lines[..., 1]
+    weighted += weight[..., None] * np.clip(ratio, *(np.float32(np.log(2)) * np.array(_STOPS, np.float32)))
     total += weight
-  total = np.maximum(total, 1)
-  return weighted / total, tinted / total
+  return weighted / np.maximum(total - 1, 1)[..., None]

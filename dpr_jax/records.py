@@ -14,8 +14,13 @@ Neither writing nor reading needs TensorFlow; with it, `tfds.builder_from_direct
 | `light/target` | [K, 9] float32 |
 | `light/target_color` | [K, 3, 9] float32, rows red, green, blue; only where the target lights are coloured |
 | `light/name` | list of K |
+| `ratio` | `linear` or `published`: what the ratio of two shadings multiplies, as `dpr_jax.ratio.KINDS` |
 | `height`, `width` | of every image, pixels |
-| `schema_version` | 2 |
+| `schema_version` | 3 |
+
+All lights of a record are in one unit, that of `light/source`: with `ratio` linear, a relit picture has the photo's
+linear luminance times the shading by its light over the shading by `light/source`. With `ratio` published the same is
+true of L of Lab.
 """
 
 import hashlib
@@ -36,9 +41,10 @@ from dpr_jax.output_files import atomic_output
 
 cv2 = import_native("cv2")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATASET_NAME = "dpr"
 SPLITS = ("train", "validation", "test")
+RATIOS = ("linear", "published")
 
 
 class Record(NamedTuple):
@@ -51,10 +57,12 @@ class Record(NamedTuple):
     target_lights: `[K, 9]` float32, the light of each relit image.
     source_light: `[9]` float32, the light of the photo.
     normal: `[H, W, 3]` float32 unit normals, axes of `dpr_jax.sh`.
-    depth: `[H, W]` float32 in [-1, 1]: height towards the viewer, in shares of the longer side, from anywhere.
+    depth: `[H, W]` float32 in [-1, 1]: height towards the viewer, in shares of the longer side; its zero is arbitrary.
     mask: `[H, W]` bool, the face.
     light_names: K names.
     target_color_lights: `[K, 3, 9]` float32, rows red, green, blue, or None where the target lights are gray.
+    ratio: one of `RATIOS`: what the ratio images multiplied, and so what all the lights are factors on: linear
+      luminance, or (as published) L of Lab.
   """
 
   id: str
@@ -67,6 +75,7 @@ class Record(NamedTuple):
   mask: np.ndarray
   light_names: tuple[str, ...]
   target_color_lights: np.ndarray | None = None
+  ratio: str = "linear"
 
 
 # tf.train.Example (tensorflow/core/example/example.proto), declared here in a pool of its own: importing TensorFlow's
@@ -119,7 +128,8 @@ def encode_record(record: Record, *, image_format: str = "png", quality: int = 9
     normal_bits: 8 (normals within 0.4 degrees) or 16 (within 0.002).
 
   Raises:
-    ValueError: the record is not as `Record` says (shapes, dtypes, unit normals, finite lights, K of at least 1).
+    ValueError: the record is not as `Record` says (shapes, dtypes, unit normals, finite lights, K of at least 1, a
+      ratio of `RATIOS`).
   """
   _check(record)
   if image_format not in ("png", "jpeg") or normal_bits not in (8, 16):
@@ -134,6 +144,7 @@ def encode_record(record: Record, *, image_format: str = "png", quality: int = 9
     feature[name].bytes_list.value.extend(values)
 
   put_bytes("id", [record.id.encode()])
+  put_bytes("ratio", [record.ratio.encode()])
   put_bytes("image/original", [_encode_image(record.original, image_format, quality)])
   put_bytes("image/relit", [_encode_image(image, image_format, quality) for image in record.relit])
   put_bytes("image/normal", [_encode_image(normal, "png")])
@@ -177,6 +188,7 @@ def decode_record(payload: bytes, source: str = "record") -> Record:
     mask=mask,
     light_names=tuple(fields.texts("light/name", count)),
     target_color_lights=fields.light("light/target_color", (count, 3, 9)) if colored else None,
+    ratio=encoded.ratio,
   )
 
 
@@ -189,6 +201,7 @@ class EncodedRecord:
     source: where it comes from, for error messages.
     size: (height, width) of its pictures.
     count: K, how many of them are relit.
+    ratio: one of `RATIOS`.
   """
 
   def __init__(self, payload: bytes, source: str = "record"):
@@ -199,7 +212,7 @@ class EncodedRecord:
       source: where it comes from (file and record number), for the error message.
 
     Raises:
-      BadInput: not an Example, another schema version, no size, no relit picture.
+      BadInput: not an Example, another schema version, no size, no relit picture, an unknown ratio.
     """
     self.source = source
     try:
@@ -207,8 +220,16 @@ class EncodedRecord:
     except message.DecodeError:
       raise BadInput(f"{source}: not a tf.train.Example, or a damaged one") from None
     version = self.fields.number("schema_version")
+    if version < SCHEMA_VERSION:
+      raise BadInput(
+        f"{source}: schema_version is {version}, made by an older program; make the dataset anew: python "
+        "export_dataset.py --source=PORTRAITS --out=FOLDER"
+      )
     if version != SCHEMA_VERSION:
       raise BadInput(f"{source}: schema_version is {version}; this program reads {SCHEMA_VERSION}")
+    (self.ratio,) = self.fields.texts("ratio", 1)
+    if self.ratio not in RATIOS:
+      raise self.fields.error("ratio", f"is {self.ratio!r}, none of {', '.join(RATIOS)}")
     self.size = self.fields.number("height"), self.fields.number("width")
     self.count = len(self.fields.values("image/relit", "bytes_list", None))
 
@@ -322,6 +343,8 @@ def _check(record: Record) -> None:
       raise ValueError(
         f"record {record.id!r}: {name} is {array.shape} {array.dtype} instead of {shape} {np.dtype(dtype)}"
       )
+  if record.ratio not in RATIOS:
+    raise ValueError(f"record {record.id!r}: the ratio is {record.ratio!r}, none of {', '.join(RATIOS)}")
   if not record.id or count == 0 or record.mask.size == 0:
     raise ValueError(f"record {record.id!r}: a record needs an id, a target light and pixels")
   if not all(np.isfinite(light).all() for light in _lights(record).values()):
@@ -597,6 +620,7 @@ def _tfds_features(features, normal_bits: int, colored: bool):
     "light/source": features.Tensor(shape=(9,), dtype=np.float32),
     "light/target": features.Tensor(shape=(None, 9), dtype=np.float32),
     "light/name": features.Sequence(features.Text()),
+    "ratio": features.Text(),
     "height": np.int64,
     "width": np.int64,
     "schema_version": np.int64,

@@ -1,6 +1,7 @@
 """What `relight.py` does: photos, lights and wishes in, relit photos, contact sheets and films out."""
 
 import dataclasses
+import math
 import os
 import stat
 import zlib
@@ -11,13 +12,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from dpr_jax import light as light_module
 from dpr_jax import pictures, sh
 from dpr_jax.checkpoints import DEFAULT, load_params
+from dpr_jax.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import FACE_FINDERS, open_face_finder
-from dpr_jax.hourglass import network_for
-from dpr_jax.lights import parse_light
+from dpr_jax.light import Light
+from dpr_jax.lights import parse_colour, parse_light
 from dpr_jax.moving_portrait import MovingPortrait
+from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, list_photos, read_photo, to_8_bits, write_photo
 from dpr_jax.portrait import Portrait, WholePhoto
@@ -31,6 +35,8 @@ _FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
 _FILM_FPS = (10, 30)
 _WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _FILM_SUFFIXES = (".mp4", ".gif")
+_EXPOSURES = (-5.0, 5.0)  # stops
+_ROTATIONS = (-360.0, 360.0)  # degrees
 _LIGHT_MISSING = "--light is missing: a preset, azimuth,elevation, a file or a photo"
 _ONE_LIGHT = "more than one --light: only --grid takes several"
 
@@ -44,7 +50,11 @@ class Options:
     weights: as for `load_params`, or None: this project's own.
     size: side of the network's square, or None: the one the weights were trained at.
     strength: exponent of the ratio.
-    intensity: factor on the light.
+    exposure: stops by which the lit side of a face becomes brighter than it is in the photo.
+    intensity: factor on the light, which is `log2(intensity)` more stops.
+    temperature: colour temperature of the lamps in kelvin, or None: as the light has them.
+    color: colour of the lamps, as for `lights.parse_colour`, or None.
+    env_rotate: degrees by which environment maps are turned about the vertical, as `sh.turn`.
     face: relight only this one, counted from 1, left to right; None relights all.
     align: relight the faces, framed; otherwise the whole photo, as the authors' demo does.
     overwrite: whether existing outputs may be replaced.
@@ -55,7 +65,11 @@ class Options:
   weights: str | None = None
   size: int | None = None
   strength: float = 1.0
+  exposure: float = 0.0
   intensity: float = 1.0
+  temperature: float | None = None
+  color: str | None = None
+  env_rotate: float = 0.0
   face: int | None = None
   align: bool = True
   overwrite: bool = False
@@ -66,6 +80,11 @@ class Options:
       raise BadInput(f"--strength {self.strength:g}: must lie in 0 to 3")
     if not 0 < self.intensity <= 10:
       raise BadInput(f"--intensity {self.intensity:g}: must be above 0, at most 10")
+    if not _EXPOSURES[0] <= self.exposure <= _EXPOSURES[1]:
+      raise BadInput(f"--exposure {self.exposure:g}: must lie in {_EXPOSURES[0]:g} to {_EXPOSURES[1]:g} stops")
+    self._check_lamps()
+    if not _ROTATIONS[0] <= self.env_rotate <= _ROTATIONS[1]:
+      raise BadInput(f"--env_rotate {self.env_rotate:g}: must lie in {_ROTATIONS[0]:g} to {_ROTATIONS[1]:g} degrees")
     if self.size is not None and not 256 <= self.size <= 2048:
       raise BadInput(f"--size {self.size}: must lie in 256 to 2048; the networks were trained at 256, 512 and 1024")
     if self.face is not None and self.face < 1:
@@ -75,12 +94,34 @@ class Options:
     if self.face_finder not in (None, *FACE_FINDERS):
       raise BadInput(f"--face_finder {self.face_finder}: must be one of {', '.join(FACE_FINDERS)}")
 
+  def _check_lamps(self) -> None:
+    """BadInput if the lamps cannot have the colour that is asked for."""
+    low, high = COLOUR_TEMPERATURES
+    if self.temperature is not None and not low <= self.temperature <= high:
+      raise BadInput(f"--temperature {self.temperature:g}: must lie in {low} to {high} kelvin")
+    if self.temperature is not None and self.color is not None:
+      raise BadInput("--temperature and --color: one of them at a time")
+    if not self.align and (self.temperature is not None or self.color is not None):
+      raise BadInput("--temperature and --color: not with --no-align, which changes no colours")
+    if self.color is not None:
+      try:
+        parse_colour(self.color)
+      except BadInput as error:
+        raise BadInput(f"--{error}") from None
+
+  @property
+  def lamp_colour(self) -> np.ndarray | None:
+    """`[3]` linear RGB of luminance 1, by which the lamps are tinted; None: not at all."""
+    if self.color is not None:
+      return parse_colour(self.color)
+    return None if self.temperature is None else lamp_colour(self.temperature)
+
 
 class Studio:
   """Weights, lights and a face finder, made ready once for any number of photos; use it in a `with` statement.
 
   Attributes:
-    lights: the target lights, `[9]` each, `--intensity` applied.
+    lights: the target lights, tinted and turned as the options say.
     size: side of the square that the network sees.
   """
 
@@ -94,9 +135,7 @@ class Studio:
         f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
       )
     self.size = options.size or network.native_size
-    self.lights = [
-      parse_light(text, self._params, options.face_finder) * np.float32(options.intensity) for text in options.lights
-    ]
+    self.lights = [self._light(text) for text in options.lights]
     self._finder = open_face_finder(options.face_finder) if options.align else None
 
   def __enter__(self) -> "Studio":
@@ -105,6 +144,11 @@ class Studio:
   def __exit__(self, *exception) -> None:
     if self._finder is not None:
       self._finder.close()
+
+  def _light(self, text: str) -> Light:
+    options = self._options
+    light = parse_light(text, self._params, options.face_finder, env_rotate=options.env_rotate)
+    return light if options.lamp_colour is None else light_module.tint_lamps(light, options.lamp_colour)
 
   def encode(self, pixels: np.ndarray, name: str) -> Portrait | WholePhoto:
     """A photo made ready for any light.
@@ -142,9 +186,21 @@ class Studio:
       checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
     return checksum
 
-  def relight(self, encoded: Portrait | WholePhoto, light: np.ndarray) -> np.ndarray:
-    """Pixels under a light, with `--strength` applied."""
-    return encoded.relight(light, self._options.strength)
+  def relight(self, encoded: Portrait | WholePhoto, light: Light) -> np.ndarray:
+    """Pixels under a light, with `--strength`, `--exposure` and `--intensity` applied.
+
+    A whole photo has no lit side to keep: there exposure is a factor on the nine numbers of the light, as intensity is.
+    """
+    options = self._options
+    if self._finder is None:
+      factor = np.float32(options.intensity * 2.0**options.exposure)
+      return encoded.relight(light_module.told(light_module.gray(light))[0] * factor, options.strength)
+    return encoded.relight(light, options.strength, exposure=self.exposure)
+
+  @property
+  def exposure(self) -> float:
+    """In stops, the intensity included."""
+    return self._options.exposure + math.log2(self._options.intensity)
 
 
 def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
@@ -229,9 +285,9 @@ def relight_to_films(studio: Studio, source: Path, target: Path, frames: int, ov
     pictures.write_films(mp4_aside, gif_aside, turning(), int(np.clip(frames / _FILM_SECONDS, *_FILM_FPS)))
 
 
-def _turned(light: np.ndarray, turns: float) -> np.ndarray:
+def _turned(light: Light, turns: float) -> Light:
   """A light after it has gone round the view axis, left to top to right."""
-  return sh.rotate(light, sh.roll(-360 * turns))
+  return light_module.rotate(light, sh.roll(-360 * turns))
 
 
 def _film_targets(target: Path, overwrite: bool) -> tuple[Path, Path]:
@@ -276,9 +332,10 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
   with Studio(options) as studio:
     [light] = studio.lights
     job = {
-      "light": np.asarray(light).tolist(),
+      "light": {name: np.asarray(part).tolist() for name, part in light._asdict().items()},
       "turn": turn_frames,
       "strength": options.strength,
+      "exposure": studio.exposure,
       "size": studio.size,
       "weights": studio.weights_checksum(),
       "face finder": studio.face_finder,

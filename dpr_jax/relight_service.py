@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dpr_jax import light as light_module
 from dpr_jax import pictures, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import COLOUR_TEMPERATURES, NEUTRAL, lamp_colour
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, open_face_finder
-from dpr_jax.hourglass import network_for
-from dpr_jax.lights import Direction, environment_light, lamp
+from dpr_jax.light import Light
+from dpr_jax.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, environment_light, studio_light
+from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, to_8_bits
 from dpr_jax.portrait import Portrait, estimate_portrait_light
 
@@ -33,39 +35,40 @@ class Wish:
   """The light that somebody wants.
 
   Attributes:
-    direction: a lamp and its even light.
+    direction: a key lamp and its fill; None is even light from everywhere.
     environment: an environment map that takes the lamp's place, or None.
     reference: a portrait whose light takes the lamp's place, or None.
     strength: exponent of the ratio, 0 to 3.
-    kelvin: colour temperature of what is not even light, in `color.COLOUR_TEMPERATURES`; `color.NEUTRAL` leaves
-      colours alone.
+    kelvin: colour temperature of the lamps, in `color.COLOUR_TEMPERATURES`; `color.NEUTRAL` leaves colours alone.
+    exposure: stops by which the lit side of a face becomes brighter than it is in the photo, -3 to 3.
+    env_rotate: degrees by which the environment map is turned about the vertical, as `sh.turn`; -360 to 360.
 
   Raises:
     BadInput: a number out of its range.
   """
 
-  direction: Direction
+  direction: Direction | None
   environment: Path | None = None
   reference: Path | None = None
   strength: float = 1.0
   kelvin: float = NEUTRAL
+  exposure: float = 0.0
+  env_rotate: float = 0.0
 
   def __post_init__(self):
     ranges = {
-      "azimuth": (self.direction.azimuth, -360, 360),
-      "elevation": (self.direction.elevation, -90, 90),
-      "ambient": (self.direction.ambient, 0, 1),
       "strength": (self.strength, 0, 3),
       "colour temperature": (self.kelvin, *COLOUR_TEMPERATURES),
+      "exposure": (self.exposure, -3, 3),
+      "rotation of the map": (self.env_rotate, *AZIMUTHS),
     }
+    if self.direction is not None:
+      limits = (AZIMUTHS, ELEVATIONS, FILLS, SIZES)
+      for name, value, limit in zip(("azimuth", "elevation", "fill", "lamp size"), self.direction, limits, strict=True):
+        ranges[name] = (value, *limit)
     for name, (value, low, high) in ranges.items():
       if not isinstance(value, (int, float)) or not low <= value <= high:  # NaN is refused too
         raise BadInput(f"{name} {value}: must lie in {low:g} to {high:g}")
-
-  @property
-  def ambient(self) -> float:
-    """The share of the light that is even; of maps and portraits none is known."""
-    return 0.0 if self.environment or self.reference else self.direction.ambient
 
 
 class RelightService:
@@ -117,30 +120,35 @@ class RelightService:
     """
     return self._seen(path).pixels
 
-  def source_light(self, path: str | os.PathLike, weights: str | None = None, face: int | None = None) -> np.ndarray:
-    """The light on a photo as estimated, `[9]`: of the face that is asked for, or of the largest.
+  def source_light(self, path: str | os.PathLike, weights: str | None = None, face: int | None = None) -> Light:
+    """The light on a photo as estimated, gray: of the face that is asked for, or of the largest.
 
     Raises:
       BadInput: as `relight`.
     """
     faces = self._encoded(path, weights, face).faces
     largest = min(faces, key=lambda each: abs(np.linalg.det(each.framing.matrix[:, :2])))  # seen from farthest
-    return largest.source_light
+    return light_module.as_light(largest.source_light)
 
-  def light(self, wish: Wish, weights: str | None = None) -> np.ndarray:
-    """The target light of a wish, `[9]`.
+  def light(self, wish: Wish, weights: str | None = None) -> Light:
+    """The target light of a wish, its lamps in their colour.
 
     Raises:
       BadInput: an environment map or a portrait that cannot be used.
     """
+    light = self._white_light(wish, weights)
+    return light if wish.kelvin == NEUTRAL else light_module.tint_lamps(light, lamp_colour(wish.kelvin))
+
+  def _white_light(self, wish: Wish, weights: str | None) -> Light:
     if wish.environment is not None:
-      return self._kept.get(
+      light = self._kept.get(
         (wish.environment, "environment"), lambda: environment_light(wish.environment, _MAX_ENVIRONMENT_PIXELS)
       )
+      return light_module.rotate(light, sh.turn(wish.env_rotate)) if wish.env_rotate else light
     if wish.reference is not None:
       name = self._name(weights)
       return self._kept.get((wish.reference, name, "light"), lambda: self._reference_light(wish.reference, name))
-    return lamp(wish.direction, self._params[self._name(weights)])
+    return studio_light(wish.direction)
 
   def relight_for_screen(
     self, path: str | os.PathLike, wish: Wish, weights: str | None = None, face: int | None = None
@@ -173,7 +181,7 @@ class RelightService:
     """The photo at the size of a screen while the light goes once round the view axis, frame by frame."""
     encoded, light = self._encoded(path, weights, face), self.light(wish, weights)
     for k in range(frames):
-      yield _relight(encoded, sh.rotate(light, sh.roll(-360 * k / frames)), wish)
+      yield _relight(encoded, light_module.rotate(light, sh.roll(-360 * k / frames)), wish)
 
   def _name(self, weights: str | None) -> str:
     name = self.weights[0] if weights is None else weights
@@ -202,7 +210,7 @@ class RelightService:
 
     return self._kept.get((os.fspath(path), name, face), encode)
 
-  def _reference_light(self, path: Path, name: str) -> np.ndarray:
+  def _reference_light(self, path: Path, name: str) -> Light:
     seen, params = self._seen(path), self._params[name]
     largest = max(seen.screen_faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
     return estimate_portrait_light(params, seen.pixels, largest, network_for(params).native_size)
@@ -234,9 +242,8 @@ def _chosen(path: str | os.PathLike, faces: list[Face], face: int | None) -> lis
   return [faces[face - 1]]
 
 
-def _relight(portrait: Portrait, light: np.ndarray, wish: Wish) -> np.ndarray:
-  colour = None if wish.kelvin == NEUTRAL else lamp_colour(wish.kelvin)
-  return portrait.relight(light, wish.strength, lamp_colour=colour, ambient=wish.ambient)
+def _relight(portrait: Portrait, light: Light, wish: Wish) -> np.ndarray:
+  return portrait.relight(light, wish.strength, exposure=wish.exposure)
 
 
 class _Kept:

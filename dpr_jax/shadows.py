@@ -14,39 +14,55 @@ _DISTANCES = np.geomspace(_NEAREST, _FARTHEST, _STEPS)
 # Beyond the picture nothing casts shadows.
 _ABYSS = -9.0
 _LEAST_ACROSS = 1e-3
+# Degrees: finer shadows than the relief is known for would only be jagged, and lie beside the true ones.
+_SMALLEST_LAMP = 20.0
 
 
-def visibility(depth: jax.Array, towards: jax.Array, softness: jax.Array) -> jax.Array:
+def visibility(depth: jax.Array, towards: jax.Array, size: jax.Array) -> jax.Array:
   """What share of a far lamp each pixel sees past the relief; surfaces that face away are no matter of this function.
+
+  The lamp sets behind the horizon like a disc, so that a shadow's edge is the softer the farther away what casts it is.
 
   Args:
     depth: height towards the viewer in shares of the side, `[H, W]`, as records have it.
     towards: unit direction to the lamp, `[3]`, axes of `dpr_jax.sh`.
-    softness: width of the shadows' edges as a difference in slope, positive: 0.1 is a bare bulb, 0.6 a large softbox.
+    size: angular diameter of the lamp in degrees, as in `light.Light`.
 
   Returns:
     `[H, W]` in [0, 1].
   """
   right, down, near = towards[0], -towards[2], -towards[1]
   across = jnp.hypot(right, down)
-  # A lamp at the camera sees all that the camera sees.
-  slope = near / jnp.maximum(across, _LEAST_ACROSS)
   horizon = _horizon(depth, right / jnp.maximum(across, _LEAST_ACROSS), down / jnp.maximum(across, _LEAST_ACROSS))
-  return jnp.clip((slope - horizon) / softness + 0.5, 0, 1)
+  # A lamp at the camera stands in the zenith, and is seen by all that the camera sees.
+  above = jnp.arctan2(near, across) - jnp.arctan(horizon)
+  return _disc_above(above / jnp.radians(jnp.hypot(size, _SMALLEST_LAMP)))
+
+
+def _disc_above(height: jax.Array) -> jax.Array:
+  """The share of a disc of diameter 1 above a line, for the height of its centre above that line (nearly)."""
+  x = jnp.clip(height + 0.5, 0, 1)
+  return x * x * (3 - 2 * x)
 
 
 def _horizon(depth: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
   """The steepest climb from each pixel of `[H, W]` along a direction in the picture, as a slope."""
   height, width = depth.shape
-  reach = int(np.ceil(_FARTHEST * max(height, width))) + 1
+  side = max(height, width)
+  reach = int(np.ceil(_FARTHEST * side)) + 2
   around = jnp.pad(depth, reach, constant_values=_ABYSS)
   horizon = jnp.full_like(depth, -jnp.inf)
-  for distance in _DISTANCES * max(height, width):
-    # Whole pixels: shifts of the picture, which cost no interpolation.
-    rows, columns = jnp.round(down * distance).astype(int), jnp.round(right * distance).astype(int)
-    passed = jax.lax.dynamic_slice(around, (reach + rows, reach + columns), (height, width))
-    steps = jnp.maximum(jnp.hypot(rows, columns), 1) / max(height, width)
-    horizon = jnp.maximum(horizon, (passed - depth) / steps)
+  for distance in _DISTANCES * side:
+    distance = max(distance, 1.0)  # no pixel is its own horizon
+    # Between pixels, linearly: in whole pixels shadows would jump as a lamp goes round.
+    rows, columns = down * distance, right * distance
+    row, column = jnp.floor(rows), jnp.floor(columns)
+    passed = jax.lax.dynamic_slice(
+      around, (reach + row.astype(int), reach + column.astype(int)), (height + 1, width + 1)
+    )
+    passed = passed[:-1] + (rows - row) * (passed[1:] - passed[:-1])
+    passed = passed[:, :-1] + (columns - column) * (passed[:, 1:] - passed[:, :-1])
+    horizon = jnp.maximum(horizon, (passed - depth) * (side / distance))
   return horizon
 
 

@@ -22,7 +22,9 @@ from dpr_jax import cpu, losses
 from dpr_jax.checkpoints import load_params
 from dpr_jax.discriminator import PatchDiscriminator
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import STARTS_AT_ZERO, Network, network_for
+from dpr_jax.light import Light, as_told
+from dpr_jax.networks import Network, network_for
+from dpr_jax.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.skip_training import skip_mask
 from dpr_jax.training_config import NETWORKS, check_config
 from dpr_jax.views import FACE_AXES, FACE_AXES_OF_FACES, Faces, Views, relight_faces
@@ -98,11 +100,9 @@ def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
 
 def network_of(config: ConfigDict) -> Network:
   """The network of a run."""
-  return NETWORKS[config.network.name](
-    base_filters=config.network.base_filters,
-    light_channels=config.network.light_channels,
-    dtype=jnp.dtype(config.network.dtype),
-  )
+  kind, network = NETWORKS[config.network.name], config.network
+  channels = {} if kind is RatioHourglassNet else {"light_channels": network.light_channels}
+  return kind(base_filters=network.base_filters, dtype=jnp.dtype(network.dtype), **channels)
 
 
 def _discriminator_of(config: ConfigDict) -> PatchDiscriminator:
@@ -156,14 +156,14 @@ def _random_variables(module, rng: np.random.Generator, *inputs: jax.ShapeDtypeS
 
   def draw(path, leaf):
     name = path[-1].key
-    if name == "kernel" and not any(step.key in STARTS_AT_ZERO for step in path):
+    if name == "kernel":
       return _lecun_normal(rng, leaf.shape)
     return np.full(leaf.shape, _CONSTANTS[name], np.float32)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-_CONSTANTS = {"kernel": 0, "mean_face": 0, "bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
+_CONSTANTS = {"mean_face": 0, "bias": 0, "scale": 1, "mean": 0, "var": 1, "negative_slope": 0.25}
 _TRUNCATION = 2.0  # standard deviations
 # Of a standard normal that is cut at `_TRUNCATION`.
 _TRUNCATED_STD = 0.87962566103423978
@@ -189,7 +189,8 @@ def _fitting_weights(source: str, network: Network) -> dict:
 
 
 def _kind(network: Network) -> tuple[str, int, int, int]:
-  return str(network.native_size), network.base_filters, network.light_channels, network.light_size
+  light_channels = getattr(network, "light_channels", 0)  # the ratio network's bottleneck has none apart
+  return str(network.native_size), network.base_filters, light_channels, network.light_size
 
 
 def _in_words(network: Network) -> str:
@@ -249,20 +250,20 @@ class _Pairs(NamedTuple):
 
   Attributes:
     source: `[2B, H, W, 1]`, L / 100.
-    source_light: `[2B, 9]`, the source's own.
+    source_light: the source's own: of the paper's networks nine numbers, `[2B, 9]`, of the ratio network a `Light`.
     target: `[2B, H, W, 1]`.
-    target_light: `[2B, 9]`.
-    mask: `[2B, H, W, 1]`, or None where the losses are to see the whole picture.
+    target_light: as `source_light`.
+    mask: `[2B, H, W, 1]`, or None where no loss asks for it.
     real: what the discriminator is shown as real, `[B, H, W, 1]` the photos or `[2B, H, W, 1]` the targets.
     normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
-    depth: likewise, `[2B, H, W, 1]`.
-    framing: likewise, `[2B, 3]`.
+    depth: of the face, `[2B, H, W, 1]`, or None where no loss asks for it.
+    framing: of the face, `[2B, 3]`, or None where no loss asks for it.
   """
 
   source: jax.Array
-  source_light: jax.Array
+  source_light: jax.Array | Light
   target: jax.Array
-  target_light: jax.Array
+  target_light: jax.Array | Light
   mask: jax.Array | None
   real: jax.Array
   normal: jax.Array | None
@@ -368,13 +369,17 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
   def by_face(array):  # [2, B, ...] -> [2B, ...], both views of a face side by side: they stay on their device
     return jnp.moveaxis(array, 0, 1).reshape(-1, *array.shape[2:])
 
+  lights = views.light
+  if isinstance(lights, Light) and config.network.name != "ratio":
+    lights = as_told(lights)
   target = by_face(views.luminance[::-1])
+  asks_for_mask = config.loss.masked or config.loss.depth or config.loss.skin
   return _Pairs(
     source=by_face(views.luminance),
-    source_light=by_face(views.light),
+    source_light=jax.tree.map(by_face, lights),
     target=target,
-    target_light=by_face(views.light[::-1]),
-    mask=jnp.repeat(views.mask, 2, axis=0) if config.loss.masked or config.loss.depth else None,
+    target_light=jax.tree.map(lambda part: by_face(part[::-1]), lights),
+    mask=jnp.repeat(views.mask, 2, axis=0) if asks_for_mask else None,
     real=target if config.discriminator.real == "relit" else views.original,
     normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
     depth=jnp.repeat(views.depth, 2, axis=0) if config.loss.depth else None,
@@ -412,7 +417,10 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
   if weights.gradient:
     terms["gradient"] = losses.gradient_l1(prediction=relit.luminance, target=pairs.target, mask=mask)
   if weights.light:
-    terms["light"] = losses.light_l2(prediction=relit.source_light, target=pairs.source_light)
+    estimated, true = relit.source_light, pairs.source_light
+    if isinstance(true, Light):
+      estimated, true = (light_numbers(each, true) for each in (estimated, true))
+    terms["light"] = losses.light_l2(prediction=estimated, target=true)
   if stage.adversarial:
     scores = _discriminator_of(config).apply({"params": discriminator_params}, relit.luminance)
     terms["adversarial"] = losses.lsgan_generator(fake=scores)
@@ -420,14 +428,17 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     views = relit.face.reshape(-1, 2, *relit.face.shape[1:])
     terms["feature"] = losses.feature_matching(first=views[:, 0], second=views[:, 1])
   if weights.normal:
-    target = _shrunk_to(relit.surface.normal, pairs.normal)
+    target = _shrunk_to(relit.shape.normal, pairs.normal)
     target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
-    terms["normal"] = losses.normal_cosine(prediction=relit.surface.normal, target=target)
+    terms["normal"] = losses.normal_cosine(prediction=relit.shape.normal, target=target)
   if weights.depth:
-    depth, face = (_shrunk_to(relit.surface.depth, each) for each in (pairs.depth, pairs.mask))
-    terms["depth"] = losses.depth_l1(prediction=relit.surface.depth, target=depth, mask=face)
+    depth, face = (_shrunk_to(relit.shape.depth, each) for each in (pairs.depth, pairs.mask))
+    terms["depth"] = losses.depth_l1(prediction=relit.shape.depth, target=depth, mask=face)
   if weights.framing:
-    terms["framing"] = losses.framing_l1(prediction=relit.surface.framing, target=pairs.framing)
+    terms["framing"] = losses.framing_l1(prediction=relit.shape.framing, target=pairs.framing)
+  if weights.skin:
+    target = _shrunk_to(relit.shape.skin, pairs.mask)
+    terms["skin"] = losses.skin_cross_entropy(prediction=relit.shape.skin, target=target)
   loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))
   return loss, (updated["batch_stats"], terms | {"loss": loss}, relit.luminance)
 

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from dpr_jax.discriminator import minimum_size
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024, RatioHourglassNet
+from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024
+from dpr_jax.ratio_network import RatioHourglassNet
 from dpr_jax.skip_training import check_skip_steps, steps_of_epochs
 
 NETWORKS = {"512": HourglassNet, "1024": HourglassNet1024, "ratio": RatioHourglassNet}
@@ -55,9 +56,7 @@ def default_config() -> ConfigDict:
 
   config.online = online = ConfigDict()
   online.original_share = 0.5  # of the faces whose first view is the photo itself, under its own light
-  # Of the drawn lights that are a hard lamp, whose shading is max(0, n.l); the network is told the lobe that names it.
-  online.lamp_share = 0.0
-  online.cast_shadows = True  # of these lamps, by the records' depth
+  online.lamp_share = 0.0  # of the drawn lights that have a lamp, which casts shadows
 
   config.loss = loss = ConfigDict()
   loss.image = 1.0
@@ -65,10 +64,11 @@ def default_config() -> ConfigDict:
   loss.light = 1.0
   loss.adversarial = 0.5
   loss.feature = 0.5
-  # Of normals, depth and place of the face that a ratio network sees; with data.mode online, which has the truth.
+  # Of normals, depth, place and skin of the face that a ratio network sees; with data.mode online, which has the truth.
   loss.normal = 0.0
   loss.depth = 0.0
   loss.framing = 0.0
+  loss.skin = 0.0
   loss.masked = False  # image and gradient terms on the face only
   loss.adversarial_from = 0  # first step of the adversarial terms
   loss.feature_from = 0  # first step of feature matching
@@ -135,6 +135,7 @@ _NOT_NEGATIVE = (
   "loss.normal",
   "loss.depth",
   "loss.framing",
+  "loss.skin",
   "data.tone",
   "optimizer.clip_norm",
 )
@@ -199,11 +200,11 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
 def _check_ratio_network(config: ConfigDict) -> None:
   """Shape is learnt by the ratio network alone, from records that have it; its skip connections are all on."""
   ratio = config.network.name == "ratio"
-  for term in ("normal", "depth", "framing"):
-    if config.loss[term] and not (ratio and config.data.mode == "online"):
-      raise BadInput(
-        f"config.loss.{term} is {config.loss[term]}: only with config.network.name ratio, data.mode online"
-      )
+  for term in ("normal", "depth", "framing", "skin"):
+    if config.loss[term] and not ratio:
+      raise BadInput(f"config.loss.{term} is {config.loss[term]}: only with config.network.name ratio")
+  if ratio and config.data.mode != "online":
+    raise BadInput(f"config.data.mode is {config.data.mode}: the ratio network is trained online, on shapes and lamps")
   if ratio and (any(config.skip_steps) or any(config.skip_epochs)):
     raise BadInput(
       "config.network.name is ratio, whose skip connections are all on: config.skip_steps must be 0, 0, 0, 0"

@@ -4,7 +4,7 @@ Offline training reads pairs of lit pictures (`Views`); online training reads ph
 `relight_faces` makes pairs of them under lights that no other step has seen.
 """
 
-import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpr_jax import light_prior, ratio, sh, shadows
+from dpr_jax import color, exposure, light, light_prior
+from dpr_jax.light import Light
+from dpr_jax.shading import face_shading
 
 Array = jax.Array | np.ndarray
 
@@ -27,7 +29,7 @@ class Faces(NamedTuple):
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     framing: how augmentation has moved each photo, `[B, 3]` float32: factor, right, down; what lay at p, counted from
       the centre in half sides, lies at factor * p + (right, down).
-    source_light: the light of each photo, `[B, 9]` float32.
+    source_light: the light of each photo, fitted in linear light, `[B, 9]` float32.
   """
 
   luminance: Array
@@ -43,16 +45,17 @@ class Views(NamedTuple):
 
   Attributes:
     luminance: L / 100 in [0, 1], `[2, B, H, W, 1]` float32.
-    light: `[2, B, 9]` float32.
+    light: their lights: a gray `Light` with one lamp, every part `[2, B, ...]`, as bright as the views are
+      (`relight_faces`); of stored pictures nine numbers, `[2, B, 9]` float32.
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
     normal: as in `Faces`, where the views were made of them; None of stored pictures.
-    depth: likewise.
-    framing: likewise.
+    depth: as in `Faces`, or None.
+    framing: as in `Faces`, or None.
   """
 
   luminance: Array
-  light: Array
+  light: Light | Array
   mask: Array
   original: Array
   normal: Array | None = None
@@ -62,89 +65,49 @@ class Views(NamedTuple):
 
 # Which axis of each field counts the faces.
 FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
-FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(normal=0, depth=0, framing=0)  # of views that were made of `Faces`
+# Of views that were made of `Faces`.
+FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0)
 
 
-class Lights(NamedTuple):
-  """Lights to relight faces with: what the network is told, and hard lamps that nine numbers cannot say.
-
-  The shading is `sh.shading` of `told`, or where there is a lamp `even + strength visible max(0, n . towards)`, where
-  `visible` is what the pixel sees of the lamp past the face (`shadows.visibility`).
-
-  Attributes:
-    told: `[..., 9]`.
-    hard: whether there is a lamp, `[...]` bool.
-    towards: unit direction to the lamp, `[..., 3]`.
-    strength: shading that the lamp adds to a surface that faces it, `[...]`.
-    even: shading by light from everywhere, `[...]`.
-    softness: of the edges of cast shadows, as `shadows.visibility` takes it, `[...]`.
-  """
-
-  told: Array
-  hard: Array
-  towards: Array
-  strength: Array
-  even: Array
-  softness: Array
-
-
-# Of hard lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards, the share of even
-# light (its square root is drawn: dark shadows are hard to learn), the first coefficient, and the softness of shadows.
-LAMP_AZIMUTH = (-100.0, 100.0)
+# Of lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards; the irradiance by all
+# other light over that by the lamp, and the lamp's angular diameter in degrees, evenly in their logarithms.
+LAMP_AZIMUTH = (-110.0, 110.0)
 LAMP_ELEVATION = (-40.0, 75.0)
-LAMP_AMBIENT_ROOT = (0.0, 0.8)
-LAMP_DC = (0.6, 0.9)
-LAMP_SOFTNESS = (0.1, 0.6)
+LAMP_FILL = (0.02, 1.5)
+LAMP_SIZE = (2.0, 40.0)
 
-# Shading of a surface that faces a lamp, over the first coefficient: with that of `sh.directional`, 1.5 where a photo's
-# own shading is 1 on average. With less the lit side of a face gets no brighter than it was, and the whole too dark.
-_FULL_SHADING = 2.0
-
-
-def soft_lights(told: Array) -> Lights:
-  """Lights `[..., 9]` without lamps."""
-  nothing = jnp.zeros(told.shape[:-1])
-  return Lights(jnp.asarray(told), nothing > 0, jnp.zeros((*nothing.shape, 3)), nothing, nothing, nothing + 1)
+# By how many stops a view is darker or brighter than the photo.
+_EXPOSURE = (-0.7, 0.3)
+_KEY_STEP = 4  # every so many rows and columns are asked for the key
+# Irradiance by even light whose first coefficient is 1.
+_EVEN_IRRADIANCE = math.sqrt(math.pi) / 2
 
 
-def lamps(towards: Array, ambient: Array, dc: Array, softness: Array) -> Lights:
-  """Points of light, each with even light from everywhere, told as `sh.directional` of the same numbers.
+def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Light:
+  """Draws gray lights, every part `[*shape, ...]`: soft ones from `dpr_jax.light_prior`, and a share with a lamp.
 
-  Nine numbers hold no point: what is told is the lobe by which users name a lamp, and the network learns that a lobe
-  means a lamp with its attached and cast shadows. `ambient` is here what is left in a shadow, of the brightness of a
-  surface that faces the lamp, which is the same under every lamp of one `dc`: so a photographer exposes. (By mean
-  radiance, as in the lobe, an ambient share of 0.3 would leave a tenth, and portraits as dark as by night.)
-
-  Args:
-    towards: unit directions to the lamps, `[..., 3]`.
-    ambient: the share of even light in the brightness of a surface that faces the lamp, `[...]`.
-    dc: the first coefficient, `[...]`.
-    softness: see `Lights`, `[...]`.
+  A soft part has a mean irradiance of 1 by itself; beside a lamp, which has the irradiance 1, a share of it that is
+  drawn. Where there is no lamp its irradiance is 0.
   """
-  towards, ambient, dc, softness = map(jnp.asarray, (towards, ambient, dc, softness))
-  full = _FULL_SHADING * dc
-  told = sh.directional(towards, jnp.expand_dims(ambient, -1), jnp.expand_dims(dc, -1))
-  return Lights(told, jnp.ones(dc.shape, bool), towards, (1 - ambient) * full, ambient * full, softness)
-
-
-def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Lights:
-  """Draws lights `[*shape]` from `dpr_jax.light_prior`, the share `lamp_share` of them replaced by hard lamps."""
   draw = light_prior.draw_light
   for _ in shape:
     draw = jax.vmap(draw)
-  told = draw(jax.random.split(key, shape))
-  if not lamp_share:
-    return soft_lights(told)
-  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (6, *shape))
-  azimuth, elevation, ambient_root, dc, softness = (
+  soft = draw(jax.random.split(key, shape))
+  soft /= _EVEN_IRRADIANCE * soft[..., :1]
+  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (5, *shape))
+  azimuth, elevation, fill, size = (
     low + (high - low) * number
     for (low, high), number in zip(
-      (LAMP_AZIMUTH, LAMP_ELEVATION, LAMP_AMBIENT_ROOT, LAMP_DC, LAMP_SOFTNESS), numbers[:5], strict=True
+      (LAMP_AZIMUTH, LAMP_ELEVATION, np.log(LAMP_FILL), np.log(LAMP_SIZE)), numbers[:4], strict=True
     )
   )
-  hard = lamps(_direction(jnp.radians(azimuth), jnp.radians(elevation)), ambient_root**2, dc, softness)
-  is_hard = numbers[5] < lamp_share
-  return hard._replace(told=jnp.where(is_hard[..., None], hard.told, told), hard=is_hard)
+  has_lamp = numbers[4] < lamp_share
+  return Light(
+    soft=(soft * jnp.where(has_lamp, jnp.exp(fill), 1)[..., None])[..., None, :],
+    towards=_direction(jnp.radians(azimuth), jnp.radians(elevation))[..., None, :],
+    irradiance=has_lamp.astype(jnp.float32)[..., None, None],
+    size=jnp.exp(size)[..., None],
+  )
 
 
 def _direction(azimuth: jax.Array, elevation: jax.Array) -> jax.Array:
@@ -157,25 +120,30 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
   """Each face under two lights, fresh for every key.
 
   The second view is always relit; the first is the photo itself, under its own light, for a share
-  `online.original_share` of the faces, and else relit under a light of its own. Relit means what `data_gen.synthesis`
-  means by it, without its 8 bits and its denoising. Lights are taken as they are: a photo whose `source_light` shades
-  its skin to 1 on average gets darker under most target lights, in both.
+  `online.original_share` of the faces, and else relit under a light of its own. Views differ in exposure, too. The
+  light of a view is as bright as the view: its shading has, over the skin, the key of the view's linear luminance.
 
   Args:
     key: one key; what a face gets depends on its place in the batch too, never on devices.
     faces: the batch.
-    online: `original_share`, `lamp_share` and `cast_shadows` of `training_config`.
+    online: `original_share` and `lamp_share` of `training_config`.
   """
-  lights_key, photo_key = jax.random.split(key)
+  lights_key, photo_key, exposure_key = jax.random.split(key, 3)
   count = faces.luminance.shape[0]
   lights = draw_lights(lights_key, (2, count), online.lamp_share)
-  luminance = relight_under(faces, lights, online.lamp_share > 0 and online.cast_shadows)
+  stops = jax.random.uniform(exposure_key, (2, count), minval=_EXPOSURE[0], maxval=_EXPOSURE[1])
   is_photo = jax.random.uniform(photo_key, (count,)) < online.original_share
-  first = jnp.where(is_photo[:, None, None, None], faces.luminance, luminance[0])
-  told = jnp.where(is_photo[:, None], faces.source_light, lights.told[0])
+  photo_light = jax.vmap(lambda numbers: light.with_lamps(light.soft_light(numbers), 1))(faces.source_light)
+  lights = jax.tree.map(
+    lambda drawn, own: drawn.at[0].set(jnp.where(is_photo.reshape(-1, *[1] * (own.ndim - 1)), own, drawn[0])),
+    lights,
+    photo_light,
+  )
+  stops = stops.at[0].set(jnp.where(is_photo, 0, stops[0]))
+  luminance, lights = relight_under(faces, lights, stops)
   return Views(
-    luminance=jnp.stack([first, luminance[1]]),
-    light=jnp.stack([told, lights.told[1]]),
+    luminance=luminance,
+    light=lights,
     mask=faces.mask,
     original=faces.luminance,
     normal=faces.normal,
@@ -184,29 +152,36 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
   )
 
 
-def relight_under(faces: Faces, lights: Lights, cast_shadows: bool = True) -> jax.Array:
-  """L / 100 of the faces under lights `[N, B]`: the ratio image (equations 1 to 3), `[N, B, H, W, 1]`."""
-  relight = functools.partial(_relight_face, cast_shadows=cast_shadows)
-  return jax.vmap(relight, in_axes=(0, 1), out_axes=1)(faces, lights)
+def relight_under(faces: Faces, lights: Light, stops: Array) -> tuple[jax.Array, Light]:
+  """The ratio image in linear light (Zhou et al. 2019, equations 1 to 3).
 
+  Args:
+    faces: B of them.
+    lights: every part `[N, B, ...]`.
+    stops: by how much the key of a view is brighter than the photo's, `[N, B]`.
 
-def _relight_face(face: Faces, lights: Lights, *, cast_shadows: bool) -> jax.Array:
-  """One face, without the axis of the batch, under lights `[N]` -> `[N, H, W, 1]`."""
-  source = _shading(face.normal, face.source_light)
-  relight = functools.partial(ratio.relight, face.luminance[..., 0], ratio.fill_dark(source))
-
-  def under(light):
-    lamplight = light.strength * jnp.maximum(sum(face.normal[..., axis] * light.towards[axis] for axis in range(3)), 0)
-    if cast_shadows:
-      lamplight *= shadows.visibility(face.depth[..., 0], light.towards, light.softness)
-    return relight(jnp.where(light.hard, light.even + lamplight, _shading(face.normal, light.told)))
-
-  return jax.vmap(under)(lights)[..., None]
-
-
-def _shading(normal: jax.Array, light: jax.Array) -> jax.Array:
-  """`sh.shading`, `[H, W]`, as a sum that XLA fuses with what is around it: with a matrix product, which needs all nine
-  harmonics in memory, `relight_faces` takes over ten times as long on a CPU.
+  Returns:
+    L / 100, `[N, B, H, W, 1]`, and the lights, as bright as the views are.
   """
-  harmonics, light = sh.basis(normal), light * sh.LAMBERTIAN
-  return sum(harmonics[..., k] * light[k] for k in range(9))
+  return jax.vmap(jax.vmap(_relight_face), in_axes=(None, 0, 0))(faces, lights, stops)
+
+
+def _relight_face(face: Faces, lit: Light, stops: jax.Array) -> tuple[jax.Array, Light]:
+  """One face, without the axis of the batch, under one light."""
+  skin = face.mask[..., 0]
+
+  def shaded(lit):
+    return face_shading(face.normal, face.depth[..., 0], skin, lit)[..., 0]
+
+  luminance = color.luminance_of_lightness(face.luminance[..., 0])
+  shading = shaded(lit)
+  relit = luminance * shading / shaded(light.soft_light(face.source_light))
+  wanted = _key(luminance, skin) * 2.0**stops
+  relit *= wanted / _key(relit, skin)
+  relit = jnp.clip(color.lightness_of_luminance(relit), 0, 1)
+  return relit[..., None], light.scale(lit, wanted / _key(shading, skin))
+
+
+def _key(luminance: jax.Array, skin: jax.Array) -> jax.Array:
+  """`exposure.key` of a part of the pixels: it sorts them."""
+  return exposure.key(luminance[::_KEY_STEP, ::_KEY_STEP], skin[::_KEY_STEP, ::_KEY_STEP])

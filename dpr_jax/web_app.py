@@ -1,6 +1,7 @@
 """The web app: drag the light, see the face change. And the same over HTTP, for other programs."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import secrets
@@ -16,12 +17,13 @@ from gradio_client.utils import is_http_url_like
 from dpr_jax import pictures
 from dpr_jax.color import NEUTRAL
 from dpr_jax.errors import BadInput
-from dpr_jax.lights import PRESETS, Direction
+from dpr_jax.light import Light, even_light
+from dpr_jax.lights import PRESETS, SIZES, Direction
 from dpr_jax.output_files import atomic_output
 from dpr_jax.photo import Photo, write_photo
 from dpr_jax.relight_service import RelightService, Wish
 
-LAMP, MAP, PORTRAIT = "a lamp", "an environment map", "another portrait"
+LAMP, EVEN, MAP, PORTRAIT = "a lamp", "even light", "an environment map", "another portrait"
 ALL_FACES = "all faces"
 
 _WEB = Path(__file__).with_name("web")
@@ -52,8 +54,8 @@ def uploads_alone(component: gr.Image | gr.File) -> gr.Image | gr.File:
 def light_sphere(value: dict, *, caption: str, movable: bool, width: int, elem_id: str) -> gr.HTML:
   """A sphere lit by a light; a movable one gives the direction of the lamp that a person has dragged over it.
 
-  Its value is `{"azimuth", "elevation", "ambient", "lamp", "sh"}`: degrees, a share, whether it is a lamp, and the nine
-  numbers of the light.
+  Its value is `{"azimuth", "elevation", "fill", "size", "lamp", "light"}`: the numbers of a `Direction`, whether that
+  lamp is the light that is shown, and this light: `{"soft", "towards", "irradiance", "size"}`, a `Light` in lists.
   """
   return gr.HTML(
     value,
@@ -70,9 +72,9 @@ def light_sphere(value: dict, *, caption: str, movable: bool, width: int, elem_i
   )
 
 
-def _sphere(direction: Direction, light: np.ndarray, lamp: bool = True) -> dict:
-  numbers = {"azimuth": direction.azimuth, "elevation": direction.elevation, "ambient": direction.ambient}
-  return numbers | {"lamp": lamp, "sh": [float(number) for number in light]}
+def _sphere(direction: Direction, light: Light, lamp: bool = True) -> dict:
+  numbers = {name: float(number) for name, number in direction._asdict().items()}
+  return numbers | {"lamp": lamp, "light": {name: np.asarray(part).tolist() for name, part in light._asdict().items()}}
 
 
 def _tell(handler: Callable) -> Callable:
@@ -94,8 +96,8 @@ def _tell(handler: Callable) -> Callable:
 class _Handlers:
   """What happens when something is clicked, moved or asked for over HTTP.
 
-  Each takes, in this order, what `build` lists as wishes: photo, kind of light, azimuth, elevation, ambient,
-  environment map, reference portrait, strength, colour temperature, weights, face.
+  Each takes, in this order, what `build` lists as wishes: photo, kind of light, azimuth, elevation, fill, size of the
+  lamp, environment map, its rotation, reference portrait, strength, exposure, colour temperature, weights, face.
   """
 
   def __init__(self, service: RelightService, folder: Path):
@@ -115,11 +117,11 @@ class _Handlers:
     light = self._service.light(wish, weights)
     relit = self._service.relight_for_screen(photo, wish, weights, face)
     source = self._service.source_light(photo, weights, face)
-    is_lamp = wish.environment is None and wish.reference is None
+    lamp = Direction(*wishes[2:6])  # where a lamp would be, had it not been for another kind of light
     return (
       (self._service.screen_photo(photo), relit),
-      _sphere(wish.direction, light, is_lamp),
-      _sphere(wish.direction, source, False),
+      _sphere(lamp, light, wishes[1] == LAMP),
+      _sphere(lamp, source, False),
     )
 
   def drag(self, value, *wishes):
@@ -135,11 +137,11 @@ class _Handlers:
 
   def choose(self, preset: str, *wishes):
     """One of the named lights: `show`, and what tells of the lamp."""
-    photo, _, _, _, _, *rest = wishes
+    photo, _, *lamp = wishes[:6]
     if preset not in PRESETS:
       raise BadInput(f"light {preset!r}: none of {', '.join(PRESETS)}")
-    direction = PRESETS[preset]
-    return LAMP, *direction, *self.show(photo, LAMP, *direction, *rest)
+    kind, direction = (EVEN, lamp) if PRESETS[preset] is None else (LAMP, PRESETS[preset])
+    return kind, *direction, *self.show(photo, kind, *direction, *wishes[6:])
 
   def relight(self, *wishes) -> str:
     """The photo in full resolution, as a file of its own kind."""
@@ -179,19 +181,37 @@ class _Handlers:
     return photo
 
   def _read(
-    self, photo, kind, azimuth, elevation, ambient, environment, reference, strength, kelvin, weights, face
+    self,
+    photo,
+    kind,
+    azimuth,
+    elevation,
+    fill,
+    size,
+    environment,
+    env_rotate,
+    reference,
+    strength,
+    exposure,
+    kelvin,
+    weights,
+    face,
   ) -> tuple[Path, Wish, str, int | None]:
     if kind == MAP and environment is None:
       raise BadInput("upload an environment map first (.hdr or .exr)")
     if kind == PORTRAIT and reference is None:
       raise BadInput("upload the portrait whose light you want first")
     wish = Wish(
-      Direction(azimuth, elevation, ambient),
+      Direction(azimuth, elevation, fill, size),
       environment if kind == MAP else None,
       reference if kind == PORTRAIT else None,
       strength,
       kelvin,
+      exposure,
+      env_rotate,
     )
+    if kind == EVEN:
+      wish = dataclasses.replace(wish, direction=None)
     number = str(face or ALL_FACES).removeprefix("face ")
     if number != ALL_FACES and not number.isdecimal():
       raise BadInput(f"face {face!r}: {ALL_FACES}, or face 1, face 2, ...")
@@ -207,7 +227,7 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
     example: the photo that is there at first.
   """
   handlers, start = _Handlers(service, folder), PRESETS[_START]
-  unlit = _sphere(start, np.eye(9)[0])
+  unlit = _sphere(start, even_light())
   with gr.Blocks(title="Portrait relighting", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
     gr.Markdown("## Drag the light, see the face change")
     with gr.Row(elem_id="studio"):
@@ -219,22 +239,27 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
           target = light_sphere(unlit, caption="new light: drag it", movable=True, width=230, elem_id="target")
           source = light_sphere(unlit, caption="light of the photo", movable=False, width=110, elem_id="source")
         preset = gr.Dropdown(list(PRESETS), value=_START, label="Named lights", elem_id="preset")
-        ambient = gr.Slider(0, 1, start.ambient, step=0.01, label="Light from everywhere", elem_id="ambient")
+        fill = gr.Slider(0, 1, start.fill, step=0.01, label="Fill: its light over the lamp's", elem_id="fill")
+        size = gr.Slider(
+          *SIZES, start.size, step=0.5, label="Size of the lamp, degrees: small is hard, large is soft", elem_id="size"
+        )
+        exposure = gr.Slider(-3, 3, 0.0, step=0.1, label="Exposure, stops", elem_id="exposure")
         strength = gr.Slider(0, 2, 1.0, step=0.01, label="Strength", elem_id="strength")
         kelvin = gr.Slider(
-          2000, 12_000, NEUTRAL, step=4, label="Colour of the lamp, kelvin (6504: as the photo is)", elem_id="kelvin"
+          2000, 12_000, NEUTRAL, step=4, label="Colour of the lamps, kelvin (6504: as they are)", elem_id="kelvin"
         )
         # Of a program that has not asked which faces there are, any is taken and looked at.
         face = gr.Dropdown(
           [ALL_FACES], value=ALL_FACES, label="Which face", visible=False, allow_custom_value=True, elem_id="face"
         )
         with gr.Accordion("Other lights", open=False):
-          kind = gr.Radio([LAMP, MAP, PORTRAIT], value=LAMP, label="Light from", elem_id="kind")
+          kind = gr.Radio([LAMP, EVEN, MAP, PORTRAIT], value=LAMP, label="Light from", elem_id="kind")
           environment = uploads_alone(
             gr.File(
               label="Environment map (.hdr, .exr)", file_types=[".hdr", ".exr"], height=110, elem_id="environment"
             )
           )
+          env_rotate = gr.Slider(-180, 180, 0, step=1, label="Turn the map, degrees", elem_id="env_rotate")
           reference = uploads_alone(
             gr.Image(
               label="Light like in this portrait", sources=["upload", "clipboard"], height=160, elem_id="reference"
@@ -263,7 +288,9 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
           movie = gr.Video(label="The light going round", autoplay=True, loop=True, elem_id="movie")
           animation = gr.File(label="The same as a GIF", elem_id="animation")
 
-    wishes = [photo, kind, azimuth, elevation, ambient, environment, reference, strength, kelvin, weights, face]
+    lamp = [azimuth, elevation, fill, size]
+    dials = [strength, exposure, kelvin]
+    wishes = [photo, kind, *lamp, environment, env_rotate, reference, *dials, weights, face]
     shown = [result, target, source]
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     show = _tell(handlers.show)
@@ -272,8 +299,8 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
       show, wishes, shown, api_visibility="private"
     )
     target.input(_tell(handlers.drag), [target, *wishes], [kind, azimuth, elevation, result, source], **quiet)
-    preset.input(_tell(handlers.choose), [preset, *wishes], [kind, azimuth, elevation, ambient, *shown], **quiet)
-    for component in (ambient, kelvin, kind, weights, face):
+    preset.input(_tell(handlers.choose), [preset, *wishes], [kind, *lamp, *shown], **quiet)
+    for component in (fill, size, env_rotate, exposure, kelvin, kind, weights, face):
       component.input(show, wishes, shown, **quiet)
     strength.input(show, wishes, shown, **quiet | {"api_visibility": "public"}, api_name="preview")
     for component in (azimuth, elevation):

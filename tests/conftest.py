@@ -42,6 +42,14 @@ def shared() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
+def quick_compilation():
+  """For modules that compile for longer than they compute."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
 def finder(shared):
   """MediaPipe's face finder, open."""
   from dpr_jax.faces import is_installed

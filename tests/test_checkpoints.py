@@ -13,13 +13,14 @@ import orbax.checkpoint as ocp
 import pytest
 from test_pytorch_weights import official_state_dict, save
 
-from dpr_jax import assets, relight_command
+from dpr_jax import assets, light, relight_command
 from dpr_jax.checkpoints import OFFICIAL, load_params, save_params
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import HourglassNet, HourglassNet1024, RatioHourglassNet
+from dpr_jax.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.portrait import WholePhoto
 from dpr_jax.pytorch_weights import dpr_variables
+from dpr_jax.ratio_network import RatioHourglassNet
 
 # A small network of the official kind: 128 hidden features in the lighting network, 8 * base + 3 at the bottleneck.
 SIZES = {"base": 2, "light_features": 3, "hidden": 128}
@@ -81,7 +82,7 @@ def test_the_weights_of_the_package_need_nothing_else(monkeypatch):
 
 def ratio_variables():
   rng = np.random.default_rng(0)
-  network = RatioHourglassNet(base_filters=2, light_channels=3)
+  network = RatioHourglassNet(base_filters=2)
   return jax.tree.map(
     lambda leaf: jnp.asarray(rng.normal(size=leaf[0]), leaf[1]),
     init_tree(network),
@@ -262,9 +263,12 @@ def save_step(workdir, step, ema):
   return folder
 
 
-@pytest.mark.parametrize("network_class", [HourglassNet, HourglassNet1024])
-def test_a_training_run(tmp_path, network_class):
-  network = network_class(base_filters=2, light_channels=3)
+@pytest.mark.parametrize(
+  "network",
+  [TINY, HourglassNet1024(base_filters=2, light_channels=3), RatioHourglassNet(base_filters=2)],
+  ids=["512", "1024", "ratio"],
+)
+def test_a_training_run(tmp_path, network):
   trees = {step: tiny_variables(step, network) for step in (900, 5000, 10000)}
   folders = {step: save_step(tmp_path, step, tree) for step, tree in trees.items()}
   # Newest by number, not by spelling; the folder of the checkpoints, and each of them, will do too.
@@ -390,5 +394,5 @@ def test_relight_a_photo_with_weights_of_a_training_run(tmp_path):
   assert relit.shape == pixels.shape
   with relight_command.Studio(options) as studio:
     np.testing.assert_array_equal(relit, studio.relight(studio.encode(pixels, "photo"), studio.lights[0]))
-    expected = WholePhoto(tiny_variables(), pixels, 256).relight(studio.lights[0], 1.0)
+    expected = WholePhoto(tiny_variables(), pixels, 256).relight(light.told(studio.lights[0])[0], 1.0)
   np.testing.assert_array_equal(relit, expected)

@@ -40,7 +40,7 @@ def test_recipe_can_be_run_and_is_locked(name, arg):
   config = in_steps(config, faces=1_000)
   assert stage_at(0, config).skip_mask == (ALL_SKIPS if name == "dpr_1024" or arg == "default" else (False,) * 4)
   last = stage_at(config.num_steps - 1, config)
-  assert last == (ALL_SKIPS, arg not in ("procedural", "default"), True)
+  assert last == (ALL_SKIPS, arg not in ("procedural", "default"), arg != "default")
   assert (config.data.folder, config.data.mode) == ("", "online" if name == "portraits_256" else "offline")
   for every in (config.log_every, config.sample_every, config.evaluate_every, config.save_every):
     assert config.num_steps >= every
@@ -86,7 +86,8 @@ def test_recipe_trains(name, arg, side):
   mask, light = np.ones((2, side, side, 1), np.float32), np.full((2, 2, 9), 0.1, np.float32)
   if config.data.mode == "online":
     normal = np.broadcast_to(np.float32([0, -1, 0]), (2, side, side, 3)).copy()
-    batch = Faces(luminance[0], normal, 0 * mask, mask, np.zeros((2, 3), np.float32), light[0])
+    framing = np.tile(np.float32([1, 0, 0]), (2, 1))
+    batch = Faces(luminance[0], normal, 0 * mask, mask, framing, light[0])
   else:
     batch = Views(luminance, light, mask, luminance[0])
   mesh = data_mesh()

@@ -26,7 +26,8 @@ from dpr_jax.records import split_of
 from dpr_jax.training_config import default_config
 
 DOCS = ROOT / "docs"
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+NOTES = {"experiments.md"}  # figures for the record, which are no page for users
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md")) if path.name not in NOTES}
 README = "../README.md"
 LINKED = PAGES | {README: (ROOT / "README.md").read_text(encoding="utf-8")}
 

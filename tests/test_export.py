@@ -93,6 +93,38 @@ def test_a_seed_changes_the_faces(undisturbed, tmp_path):
   assert (records.decode_record(first).original != records.decode_record(other).original).any()
 
 
+def test_the_ratio_is_on_record(undisturbed, tmp_path):
+  """In each record, in `export.json`, in `features.json` and in what a dry run says; by default it is linear."""
+  (first,) = list(records.read_tfrecords(records.list_shards(undisturbed, "train")[0]))[:1]
+  assert records.decode_record(first).ratio == "linear"
+  published = tmp_path / "published"
+  flags = ["--count=1", "--size=128", "--lights_per_image=2", "--ratio=published"]
+  said = subprocess.run(command(published, *flags, "--dry_run"), capture_output=True, text=True, check=True).stdout
+  assert "a change of light multiplies L of Lab, as published" in said
+  subprocess.run(command(published, *flags, "--workers=1"), check=True, capture_output=True)
+  (other,) = records.read_tfrecords(records.list_shards(published, "train")[0])
+  assert records.decode_record(other).ratio == "published"
+  assert (records.decode_record(other).original != records.decode_record(first).original).any()
+  for folder, ratio in ((undisturbed, "linear"), (published, "published")):
+    assert json.loads((folder / "export.json").read_text())["settings"]["ratio"] == ratio
+    assert "ratio" in json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
+    assert json.loads((folder / "dataset_info.json").read_text())["version"] == "3.0.0"
+
+
+def test_training_does_not_take_procedural_faces_of_another_ratio(tmp_path):
+  """Nor those of a program that knew no ratio."""
+  faces = {"count": 1, "size": 128, "lights_per_image": 1}
+  export_lib.export_procedural_faces(tmp_path / "faces", **faces)
+  export_lib.export_procedural_faces(tmp_path / "faces", **faces)  # there already
+  summary = tmp_path / "faces" / "export.json"
+  ours = json.loads(summary.read_text())
+  for theirs in ("published", None):
+    settings = {name: value for name, value in (ours["settings"] | {"ratio": theirs}).items() if value is not None}
+    summary.write_text(json.dumps(ours | {"settings": settings}))
+    with pytest.raises(BadInput, match=rf"holds a dataset with other ratio \({theirs}, now linear\); remove it"):
+      export_lib.export_procedural_faces(tmp_path / "faces", **faces)
+
+
 def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
   rng = random.Random(0)
   out = tmp_path / "dataset"
@@ -138,7 +170,13 @@ def test_half_a_shard_is_made_again(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "named"), [({"seed": 5}, "seed"), ({"count": 13}, "count"), ({"image_format": "jpeg"}, "image_format")]
+  ("change", "named"),
+  [
+    ({"seed": 5}, "seed"),
+    ({"count": 13}, "count"),
+    ({"image_format": "jpeg"}, "image_format"),
+    ({"ratio": "published"}, "ratio"),
+  ],
 )
 def test_an_unfinished_export_is_not_mixed_with_another(tmp_path, change, named):
   out = tmp_path / "dataset"

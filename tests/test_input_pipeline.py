@@ -593,6 +593,10 @@ def of_another_version(feature):
   feature["schema_version"].int64_list.value[:] = [1]
 
 
+def as_published(feature):
+  feature["ratio"].bytes_list.value[:] = [b"published"]
+
+
 def with_half_a_photo(feature):
   photo = feature["image/original"].bytes_list.value
   photo[0] = photo[0][: len(photo[0]) // 2]
@@ -604,7 +608,10 @@ def not_square(feature):
 
 EDITS = {
   without_normal: "field 'image/normal' is missing",
-  of_another_version: "schema_version is 1; this program reads 2",
+  of_another_version: "schema_version is 1, made by an older program; make the dataset anew: python export_dataset.py "
+  "--source=PORTRAITS --out=FOLDER",
+  as_published: "was made with --ratio=published, but online training multiplies linear light; set config.data.mode to "
+  "offline, or export the dataset anew with --ratio=linear",
   with_half_a_photo: "field 'image/original' holds an image that cannot be decoded",
   not_square: f"its pictures have {SIZE} x {SIZE + 1} pixels; training takes square ones",
 }
@@ -624,6 +631,17 @@ def test_damaged_records_stop_or_are_skipped_and_counted(tmp_path, iterate, edit
   for batch in take(skipping, 3):  # epoch by epoch
     assert sorted(numbers(batch)) == [0, 1, 2, 3, 5, 6]
   assert (skipping.skipped, skipping.skipped_reasons) == (1, [expected])
+
+
+@pytest.mark.parametrize("on_corrupt", ["stop", "skip"])
+def test_a_published_dataset_is_for_offline_training_alone(tmp_path, iterate, on_corrupt):
+  """It is refused before anything is decoded; a first record that is damaged is dealt with when its turn comes."""
+  (path,) = write(tmp_path, [[edited(payload, as_published) for payload in PAYLOADS]])
+  line = refusal(iterate, tmp_path, on_corrupt=on_corrupt)
+  assert line == f"{path}: record 0 (counted from 0): {EDITS[as_published]}"
+  assert sorted(numbers(next(iterate(tmp_path, batch_size=7, mode="offline")))) == list(range(7))
+  flip_byte(path, 0)
+  assert "published" in refusal(next, iterate(tmp_path, batch_size=7, on_corrupt="skip"))
 
 
 def test_a_state_goes_on_exactly_over_skipped_records(tmp_path, iterate):

@@ -1,13 +1,19 @@
 """Source lights: the cone of non-negative lights, optimality, outliers, the reference face, bad input."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy import integrate, io, optimize
 
 from data_gen import light_estimation
 from data_gen.light_estimation import estimate_light, fit_light, make_estimator, moment_matrix
+from data_gen.normals import face_mask
+from data_gen.portraits import ProceduralFaces
+from data_gen.synthesis import skin_mask
 from dpr_jax import sh
 from dpr_jax.checkpoints import load_params
+from dpr_jax.color import luminance_of_lightness, photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import import_native
 from dpr_jax.relighting import estimate_light as relight_estimate
@@ -318,8 +324,62 @@ def test_make_estimator_fit():
   np.testing.assert_array_equal(light, estimate_light(luminance, normal, skin))
 
 
+def test_a_dark_photo_in_linear_light_has_a_light():
+  """In linear light a tenth of L is a thousandth of white, and its 8 bits are far apart."""
+  luminance, normal, skin = lit_head()
+  light = estimate_light(luminance, normal, skin)
+  np.testing.assert_allclose(estimate_light(1e-3 * luminance, normal, skin), light, atol=1e-5)
+
+
+@functools.cache
+def lit_face(id):
+  """Of a procedural face in linear light: L, linear luminance, exact normals, skin and light."""
+  source = ProceduralFaces(8, 128, 0, find=False)
+  source.open()
+  (portrait,) = source.load(id)
+  lightness = photo_luminance(portrait.pixels)
+  skin = skin_mask(portrait.truth.maps, face_mask(portrait.truth.maps))
+  return lightness, luminance_of_lightness(lightness), portrait.truth.normal, skin, portrait.truth.light
+
+
+def test_in_linear_light_a_fit_explains_a_photo_and_in_lightness_it_does_not():
+  errors = []
+  for number in range(8):
+    lightness, luminance, normal, skin, truth = lit_face(f"face-{number:08d}")
+    fits = (estimate_light(photo, normal, skin) for photo in (luminance, lightness))
+    errors.append([relative_error(light, truth, normal[skin]) for light in fits])
+  linear, published = np.mean(errors, axis=0)
+  print(f"shading of the skin off by {linear:.3f} in linear light, by {published:.3f} in lightness")
+  assert linear < 0.03
+  assert linear < 0.25 * published
+
+
+@pytest.mark.parametrize("ratio", ["linear", "published"])
+def test_a_networks_light_is_carried_over_to_the_other_kind(monkeypatch, ratio):
+  """A network that is right in its own kind, as far as nine numbers go, is nearly right in the other one."""
+  own, carried = [], []
+  for number in range(4):
+    lightness, luminance, normal, skin, _ = lit_face(f"face-{number:08d}")
+    seen = {"linear": estimate_light(luminance, normal, skin), "published": estimate_light(lightness, normal, skin)}
+    (other,) = set(seen) - {ratio}
+    for kind, errors in ((ratio, own), (other, carried)):
+      monkeypatch.setattr(
+        light_estimation, "_relighting_network", lambda weights, kind=kind, seen=seen: lambda *_: (seen[kind], kind)
+      )
+      photo = luminance if ratio == "linear" else lightness
+      light = make_estimator("network", ratio=ratio)(None, photo, normal, skin)
+      assert light.dtype == np.float32
+      np.testing.assert_allclose(sh.shading(normal[skin], light).mean(), 1, atol=2e-3)
+      errors.append(relative_error(light, seen[ratio], normal[skin]))
+    uncarried = relative_error(seen[other], seen[ratio], normal[skin])
+    assert errors[-1] < 0.5 * uncarried
+  np.testing.assert_allclose(own, 0, atol=1e-6)
+  assert np.mean(carried) < 0.03
+
+
 def test_make_estimator_network(shared, obama):
-  estimate = make_estimator("network", weights=str(shared("reference/dpr/trained_model_03.t7")))
+  weights = str(shared("reference/dpr/trained_model_03.t7"))
+  estimate = make_estimator("network", ratio="published", weights=weights)
   pixels = obama[:700, :700]
   luminance = pixels.mean(axis=-1) / 255
   normal, skin = head(700)
@@ -340,7 +400,7 @@ def test_make_estimator_sfsnet(shared, monkeypatch):
   windows = []
   answers = iter([4 * truth, -truth])
   monkeypatch.setattr(sfsnet, "sfsnet_light", lambda variables, pixels: windows.append(pixels.shape) or next(answers))
-  estimate = make_estimator("sfsnet", sfsnet_weights=weights)
+  estimate = make_estimator("sfsnet", ratio="published", sfsnet_weights=weights)
   light = estimate(picture(luminance), luminance, normal, skin)
   np.testing.assert_allclose(light / light[0], truth / truth[0], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(sh.shading(normal[skin], light).mean(), 1, atol=2e-3)
@@ -366,6 +426,6 @@ def test_unknown_estimator():
 
 def test_color_networks_are_refused(monkeypatch):
   monkeypatch.setattr("dpr_jax.checkpoints.load_params", lambda source: {})
-  monkeypatch.setattr("dpr_jax.hourglass.network_for", lambda params: type("Network", (), {"light_size": 27}))
+  monkeypatch.setattr("dpr_jax.networks.network_for", lambda params: type("Network", (), {"light_size": 27}))
   with pytest.raises(BadInput, match="27 numbers"):
     light_estimation.make_estimator("network", weights="colour.t7")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from test_face_track import Detector
-from test_portrait import OBLIQUE, face_at, painted_photo, ramp, stub_encode
+from test_portrait import OBLIQUE, face_at, painted_photo, stub_encode, stub_log_ratio
 
 from dpr_jax import matte, portrait, sh
 from dpr_jax.faces import frame_face
@@ -21,18 +21,15 @@ FAR_LEFT = np.array([0.8, 0, 0, -0.5, 0, 0, 0, 0, 0], np.float32)
 FAR_RIGHT = np.array([0.8, 0, 0, 0.5, 0, 0, 0, 0, 0], np.float32)
 
 
-def nervous_decode(params, encoding, lights, *, size, dtype=None):
+def nervous_log_ratio(params, encoding, luminance, target, *, dtype=None):
   """A ramp towards the light, and a wild function of every pixel."""
-  luminance = np.asarray(encoding.luminance[0, ..., 0])
-  log_ratio = ramp(np.asarray(lights[0]), len(luminance)) + 0.5 * np.sin(40 * luminance)
-  relit = (luminance + portrait._RATIO_OFFSET) * np.exp(log_ratio) - portrait._RATIO_OFFSET
-  return relit[None, ..., None]
+  return stub_log_ratio(params, encoding, luminance, target) + 0.5 * np.sin(40 * np.asarray(luminance))
 
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch):
   monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
-  monkeypatch.setattr(portrait, "decode_luminance", nervous_decode)
+  monkeypatch.setattr(portrait, "log_ratio", nervous_log_ratio)
 
 
 def noisy(pixels, seed, level=4.0):

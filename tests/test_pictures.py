@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpr_jax import light as light_lib
 from dpr_jax import pictures, sh
 from dpr_jax.errors import BadInput
 from dpr_jax.photo import Photo, write_photo
@@ -145,6 +146,58 @@ def test_the_sphere_is_round_with_a_smooth_rim_and_white_under_even_light():
   rim = ball[(radius > 0.95) & (radius < 1.05)]
   assert ((rim > _GRAY) & (rim < 255)).mean() > 0.3
   np.testing.assert_array_equal(ball, ball[::-1, ::-1])
+
+
+# Spheres under lights with lamps.
+
+
+def key_light(azimuth, elevation, fill=0.2):
+  return light_lib.key_and_fill(sh.direction(azimuth, elevation), fill, 10)
+
+
+def test_a_light_of_nine_numbers_is_drawn_as_they_are():
+  numbers = np.asarray(lamp(40, 20))
+  picture = pictures.sphere(numbers, 64)
+  np.testing.assert_array_equal(picture, np.repeat(sh.sphere_picture(numbers, 64)[..., None], 3, axis=-1))
+  smooth = np.float32([0.8, -0.1, 0.1, 0.2, 0, 0, 0, 0, 0])  # nowhere negative
+  np.testing.assert_array_equal(pictures.sphere(light_lib.soft_light(smooth), 64), pictures.sphere(smooth, 64))
+
+
+def test_a_sphere_under_a_lamp_has_a_terminator():
+  """Half of it is lit by a lamp at the side, and the rest by the fill alone: no nine numbers say so."""
+  ball = pictures.sphere(key_light(90, 0, fill=0), 128)[..., 0].astype(int)
+  _, disc = sh.sphere_normals(128)
+  right = np.arange(128) > 72
+  assert (ball[disc & right] == 0).all()
+  assert ball[64, 4] > 250
+  levels = ball[64, 10:60]
+  assert (np.diff(levels) <= 0).all()  # it falls off from the left to the middle
+  assert len(set(levels.tolist())) > 30
+  assert (ball[~disc] == 0).all()
+
+
+def test_the_sphere_shows_the_colour_of_lamp_and_fill():
+  light = light_lib.tint_lamps(key_light(90, 0, fill=1), np.float32([2, 0.8, 0.2]))
+  ball = pictures.sphere(light, 128).astype(float)
+  lit, dark = ball[64, 8], ball[64, 90]
+  assert lit[0] > 1.2 * lit[1] > 1.4 * lit[2]
+  assert dark[0] == pytest.approx(dark[2], abs=2)
+  assert dark[0] > 0
+
+
+def test_even_light_makes_a_white_disc():
+  _, disc = sh.sphere_normals(64)
+  expected = np.repeat(255 * disc[..., None], 3, axis=-1)
+  np.testing.assert_array_equal(pictures.sphere(light_lib.even_light(0.3), 64), expected)
+
+
+def test_a_sheet_takes_lights_of_both_kinds():
+  lights = [key_light(60, 20), np.asarray(lamp(60, 20)), None]
+  sheet = pictures.contact_sheet([noise(150, 150)] * 3, lights)
+  balls = [sheet[150 + 2 * _GAP : -2 * _GAP, 50 + _GAP + 158 * k : 100 + _GAP + 158 * k] for k in range(3)]
+  assert all(ball[:, :25].mean() > ball[:, 25:].mean() + 30 for ball in balls[:2])
+  assert (balls[2] == _GRAY).all()
+  assert np.abs(balls[0].astype(int) - balls[1]).mean() > 3
 
 
 # Grids of results.
@@ -317,7 +370,7 @@ class Studio:
   """Relights to frames given beforehand; a frame that is an exception is raised."""
 
   def __init__(self, frames):
-    self.lights = [lamp(65, 0)]
+    self.lights = [light_lib.key_and_fill(sh.direction(65, 0), 0.2, 10)]
     self.encoded = []
     self.asked = []
     self._frames = iter(frames)
@@ -389,8 +442,8 @@ def test_a_frame_that_fails_leaves_everything_as_it_was(photo, at, old):
 def test_the_light_goes_round_clockwise_from_where_it_is(photo):
   studio = Studio(wandering(40, 48, 8))
   relight_to_films(studio, photo, photo.parent / "film.mp4", 8, False)
-  np.testing.assert_allclose(studio.asked[0], studio.lights[0], atol=1e-6)
-  right, up = np.array(studio.asked)[:, [3, 2]].T  # of the order 1, y, z, x, ...
+  np.testing.assert_allclose(studio.asked[0].towards, studio.lights[0].towards, atol=1e-6)
+  right, up = np.array([light.towards[0, [0, 2]] for light in studio.asked]).T
   angle = np.radians(180 - 45 * np.arange(8))  # left, left-top, top, ...
   length = np.hypot(right[0], up[0])
   np.testing.assert_allclose(right, length * np.cos(angle), atol=1e-5)

@@ -1,5 +1,6 @@
 """Photos of a folder, framed or rejected by name; procedural faces that never change."""
 
+import itertools
 import os
 import shutil
 
@@ -10,9 +11,18 @@ from PIL import Image
 from skimage import data
 
 from data_gen.face_mesh import head_pose
-from data_gen.portraits import SMALLEST_SQUARE, PhotoFolder, ProceduralFaces, Rejection, check_usable, scale_face
+from data_gen.portraits import (
+  SMALLEST_SQUARE,
+  PhotoFolder,
+  ProceduralFaces,
+  Rejection,
+  check_usable,
+  generator,
+  scale_face,
+)
+from data_gen.procedural_faces import draw_face, geometry
 from dpr_jax import sh
-from dpr_jax.color import srgb_to_lab
+from dpr_jax.color import linear_to_lab, linearise, srgb_to_lab
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, frame_face, open_face_finder
 from dpr_jax.portrait import cut_square
@@ -205,8 +215,8 @@ def test_a_head_turned_too_far_is_a_profile(portrait, finder):
         check_usable(portrait, turned)
 
 
-def procedural(id="face-00000003", seed=0, size=128, find=False):
-  source = ProceduralFaces(5, size, seed, find=find)
+def procedural(id="face-00000003", seed=0, size=128, find=False, ratio="linear"):
+  source = ProceduralFaces(5, size, seed, find=find, ratio=ratio)
   source.open()
   (portrait,) = source.load(id)
   source.close()
@@ -222,19 +232,36 @@ def test_procedural_faces_depend_on_seed_and_id_alone():
   assert ProceduralFaces(3, 128, 0, find=False).ids == ("face-00000000", "face-00000001", "face-00000002")
 
 
+def scene_of(portrait):
+  """The scene of one of `procedural`, without its light."""
+  return geometry(draw_face(generator(0, "face", portrait.id)), len(portrait.pixels))
+
+
 def test_a_procedural_face_is_albedo_times_shading():
+  """In linear light, to the rounding of 8 bits."""
   portrait = procedural(size=256)
-  maps, light = portrait.truth.maps, portrait.truth.light
-  luminance = srgb_to_lab(portrait.pixels.astype(np.float32) / 255)[..., 0]
-  skin = (maps.label == 1) & (luminance > 5) & (luminance < 90)
-  albedo = luminance[skin] / sh.shading(maps.normal[skin], light)
-  # Skin is no single colour, but with the light divided out it varies less than in the picture.
-  assert np.std(np.log(albedo)) < 0.8 * np.std(np.log(luminance[skin]))
+  scene = scene_of(portrait)
+  linear = scene.albedo * sh.shading(portrait.truth.normal, portrait.truth.light)[..., None]
+  low, high = (linearise(np.clip(portrait.pixels + half, 0, 255) / 255) for half in (-0.55, 0.55))
+  right = (low <= linear) & (linear <= high)
+  assert right[scene.foreground].all()
+  assert scene.foreground.mean() > 0.4
+
+
+def test_a_procedural_face_of_the_published_kind_is_albedo_times_shading_in_lightness():
+  portrait = procedural(size=256, ratio="published")
+  scene = scene_of(portrait)
+  albedo = linear_to_lab(scene.albedo)[..., 0]
+  lightness = srgb_to_lab(portrait.pixels / np.float32(255))[..., 0]
+  shading = sh.shading(portrait.truth.normal, portrait.truth.light)
+  skin = (scene.label == 1) & (albedo * shading < 90)
+  assert np.abs(lightness - albedo * shading)[skin].max() < 0.5
+  assert (portrait.pixels != procedural(size=256).pixels).any()
 
 
 def test_procedural_faces_are_not_overexposed():
-  for id in ("face-00000000", "face-00000002", "face-00000004"):
-    portrait = procedural(id)
+  for id, ratio in itertools.product(("face-00000000", "face-00000002", "face-00000004"), ("linear", "published")):
+    portrait = procedural(id, ratio=ratio)
     skin = portrait.truth.maps.label == 1
     assert (portrait.pixels[skin] == 255).any(axis=-1).mean() < 0.03
 

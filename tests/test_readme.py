@@ -17,9 +17,9 @@ from conftest import ROOT
 
 from data_gen.export import export
 from data_gen.synthesis import Settings
+from dpr_jax import sh
 from dpr_jax.assets import ASSETS
 from dpr_jax.checkpoints import load_params
-from dpr_jax.lights import parse_light
 from dpr_jax.pictures import astronaut, write_films
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def desk(tmp_path_factory, group_photo):
   panorama = np.full((16, 32, 3), 0.2, np.float32)
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
-  np.savetxt(folder / "light.txt", parse_light("left"))
+  np.savetxt(folder / "light.txt", sh.directional(sh.direction(65, 10)))
   frames = [cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)] * 3
   write_films(folder / "in.mp4", folder / "in.gif", frames, 10)
   (folder / "lights").mkdir()

@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from dpr_jax import records
+from dpr_jax import ratio, records
 from dpr_jax.errors import BadInput
 from dpr_jax.records import Record, decode_record, encode_record
 
@@ -31,6 +31,7 @@ def face(seed=0, height=9, width=7, count=2, colored=False):
     mask=rng.random((height, width)) < 0.5,
     light_names=tuple(f"lamp {i} µ" for i in range(count)),
     target_color_lights=rng.normal(size=(count, 3, 9)).astype(np.float32) if colored else None,
+    ratio=records.RATIOS[seed % 2],
   )
 
 
@@ -149,6 +150,7 @@ WITHOUT_TARGETS = {
     ({"source_light": np.full(9, np.nan, np.float32)}, "finite"),
     ({"target_color_lights": np.full((2, 3, 9), np.inf, np.float32)}, "finite"),
     ({"target_color_lights": np.zeros((2, 9, 3), np.float32)}, "target_color_lights is"),
+    ({"ratio": "gamma"}, "the ratio is 'gamma', none of linear, published"),
   ],
 )
 def test_what_is_no_record_is_not_written(change, problem):
@@ -207,7 +209,8 @@ PIXEL = records._encode_image(np.zeros((1, 1, 3), np.uint8), "png")
 @pytest.mark.parametrize(
   ("edit", "problem"),
   [
-    (set_number("schema_version", 3), "schema_version is 3; this program reads 2"),
+    (set_number("schema_version", 4), "schema_version is 4; this program reads 3"),
+    (set_bytes("ratio", b"gamma"), "field 'ratio' is 'gamma', none of linear, published"),
     (set_number("height", 10), "field 'image/original' holds an image of (9, 7) instead of (10, 7)"),
     (truncate_original, "field 'image/original' holds an image that cannot be decoded"),
     (set_bytes("image/original", b""), "field 'image/original' holds an image that cannot be decoded"),
@@ -228,12 +231,29 @@ def test_damage_is_named(edit, problem, capfd):
   assert problem in line
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_older_programs_are_refused_with_what_makes_them_anew(version):
+  def make_older(feature):
+    set_number("schema_version", version)(feature)
+    del feature["ratio"]
+
+  assert refusal(decode_record, edited(encode_record(face()), make_older), "a.tfrecord: record 4") == (
+    f"a.tfrecord: record 4: schema_version is {version}, made by an older program; make the dataset anew: python "
+    "export_dataset.py --source=PORTRAITS --out=FOLDER"
+  )
+
+
+def test_the_two_ratios_are_those_of_the_ratio_image():
+  assert records.RATIOS == ratio.KINDS
+  assert {decode_record(encode_record(face(seed))).ratio for seed in range(2)} == set(ratio.KINDS)
+
+
 def test_fields_are_decoded_one_by_one():
   """What is asked for is as `decode_record` has it; damage elsewhere goes unnoticed."""
   record = face(5, 12, 12, count=4)
   payload = encode_record(record)
   whole, encoded = decode_record(payload), records.EncodedRecord(payload, "here")
-  assert (encoded.source, encoded.size, encoded.count) == ("here", (12, 12), 4)
+  assert (encoded.source, encoded.size, encoded.count, encoded.ratio) == ("here", (12, 12), 4, record.ratio)
   np.testing.assert_array_equal(np.stack(encoded.relit([3, 0])), whole.relit[[3, 0]])
   assert encoded.relit([]) == []
   for name in ("original", "normal", "depth", "mask", "source_light", "target_lights"):
@@ -468,9 +488,10 @@ def test_tensorflow_reads_what_was_written(tmp_path):
         normal = example["image_normal"] / np.iinfo(example["image_normal"].dtype).max * 2 - 1
         np.testing.assert_allclose(normal, record.normal, atol=0.004 if folder == "gray" else 2e-5)
         np.testing.assert_array_equal(example["light_target"], record.target_lights)
+        assert bytes(example["ratio"].item()).decode() == record.ratio
         np.testing.assert_array_equal(example["light_source"], record.source_light)
         assert [name.decode() for name in example["light_name"]] == list(record.light_names)
-        assert (example["height"], example["width"], example["schema_version"]) == (*record.mask.shape, 2)
+        assert (example["height"], example["width"], example["schema_version"]) == (*record.mask.shape, 3)
         if folder == "colored":
           np.testing.assert_array_equal(example["light_target_color"], record.target_color_lights)
         else:

@@ -2,23 +2,27 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import av
+import cv2
 import jax
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from skimage import data
 
-from dpr_jax import pictures, relight_command
+from dpr_jax import light as light_lib
+from dpr_jax import pictures, relight_command, sh
 from dpr_jax.assets import ASSETS
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import choose_face_finder
-from dpr_jax.hourglass import network_for
+from dpr_jax.lights import parse_light
+from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.relight_command import Options, Studio, relight, relight_film
 
@@ -27,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The astronaut's head and shoulders; the face spans columns 110 to 201.
 ASTRONAUT = np.ascontiguousarray(data.astronaut()[:300, 70:370])
 MIDDLE = 155
+FACE = np.s_[70:178, 110:201]
+NUMBERS = np.float32([0.7, -0.31, 0.125, 0.2, 1e-3, -0.04, 7e-2, 0.055, -0.061])
 SMALL = Options(lights=("left",), size=256)
 
 
@@ -90,6 +96,9 @@ def idle(monkeypatch):
   [
     *(("strength", value) for value in (-0.01, 3.01, float("nan"), float("inf"), -float("inf"))),
     *(("intensity", value) for value in (0, -1, 10.01, float("nan"), float("inf"))),
+    *(("exposure", value) for value in (-5.1, 5.1, float("nan"), -float("inf"))),
+    *(("temperature", value) for value in (0, 1699, 25_001, float("nan"))),
+    *(("env_rotate", value) for value in (-361, 360.5, float("nan"), float("inf"))),
     *(("size", value) for value in (0, -512, 255, 2049)),
     *(("face", value) for value in (0, -1)),
   ],
@@ -105,8 +114,26 @@ def test_a_face_finder_that_there_is_not_is_refused():
 
 
 def test_values_at_the_edge_of_their_range_are_taken():
-  Options(strength=0, intensity=1e-6, size=256, face=1)
-  Options(strength=3, intensity=10, size=2048)
+  Options(strength=0, intensity=1e-6, size=256, face=1, exposure=-5, temperature=1700, env_rotate=-360)
+  Options(strength=3, intensity=10, size=2048, exposure=5, temperature=25_000, env_rotate=360)
+
+
+@pytest.mark.parametrize(
+  ("wishes", "message"),
+  [
+    ({"color": "red"}, "--color 'red': must be #rrggbb, or red,green,blue of 0 to 255"),
+    ({"color": "#000000"}, "--color '#000000': a black lamp gives no light"),
+    ({"color": "#ffffff", "temperature": 3000}, "--temperature and --color: one of them at a time"),
+    *(
+      (wish | {"align": False}, "--temperature and --color: not with --no-align, which changes no colours")
+      for wish in ({"color": "#ffb070"}, {"temperature": 3000})
+    ),
+  ],
+)
+def test_colours_that_a_lamp_cannot_have(wishes, message):
+  with pytest.raises(BadInput) as caught:
+    Options(**wishes)
+  assert str(caught.value) == message
 
 
 # One photo.
@@ -130,13 +157,143 @@ def test_strength_0_changes_no_bit(photo):
   np.testing.assert_array_equal(pixels_of(photo.with_name("out.png")), ASTRONAUT)
 
 
-def test_strength_and_intensity_are_applied(photo):
+def test_strength_is_applied(photo):
   change = {}
-  for name, options in (("plain", {}), ("half", {"strength": 0.5}), ("dim", {"intensity": 0.5})):
-    relight(with_(**options), photo, photo.with_name(f"{name}.png"))
-    change[name] = pixels_of(photo.with_name(f"{name}.png")).astype(float) - ASTRONAUT
-  assert 0.3 < np.abs(change["half"]).mean() / np.abs(change["plain"]).mean() < 0.7
-  assert change["dim"].mean() < change["plain"].mean() - 1
+  for strength in (1, 0.5):
+    relight(with_(strength=strength), photo, photo.with_name(f"{strength}.png"))
+    change[strength] = pixels_of(photo.with_name(f"{strength}.png")).astype(float) - ASTRONAUT
+  assert 0.3 < np.abs(change[0.5]).mean() / np.abs(change[1]).mean() < 0.7
+
+
+def key(pixels: np.ndarray) -> float:
+  """The 90th percentile of linear luminance over the face."""
+  srgb = pixels[FACE] / 255
+  linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+  return float(np.percentile(linear @ [0.2126, 0.7152, 0.0722], 90))
+
+
+def test_exposure_is_in_stops_above_the_key_of_the_photo(photo):
+  keys = {}
+  for stops in (-2, -1, 0):  # highlights are too bright to be shown at 0
+    out = photo.with_name(f"{stops}.png")
+    relight(with_(exposure=stops), photo, out)
+    keys[stops] = key(pixels_of(out))
+  assert keys[0] == pytest.approx(key(ASTRONAUT), rel=0.15)
+  assert keys[-1] == pytest.approx(keys[0] / 2, rel=0.2)
+  assert keys[-2] == pytest.approx(keys[-1] / 2, rel=0.05)
+
+
+def test_intensity_is_exposure_said_otherwise(photo):
+  relit = []
+  for options in ({"intensity": 0.5}, {"exposure": -1}, {"intensity": 2, "exposure": -2}):
+    relight(with_(**options, overwrite=True), photo, photo.with_name("out.png"))
+    relit.append(pixels_of(photo.with_name("out.png")))
+  np.testing.assert_array_equal(relit[0], relit[1])
+  np.testing.assert_array_equal(relit[0], relit[2])
+
+
+class Sees:
+  """A photo made ready that notes what it is relit with."""
+
+  def relight(self, *arguments, **options):
+    self.told = arguments, options
+    return ASTRONAUT
+
+
+def relit_with(**options):
+  """What `Studio` hands on."""
+  seen = Sees()
+  with Studio(with_(**options)) as studio:
+    studio.relight(seen, studio.lights[0])
+  return seen.told
+
+
+def test_a_face_is_relit_by_the_light_as_it_is():
+  (light, strength), options = relit_with(lights=("rembrandt",), intensity=4, exposure=-0.5, strength=0.7)
+  assert strength == 0.7
+  assert options == {"exposure": 1.5}
+  for part, expected in zip(light, parse_light("rembrandt"), strict=True):
+    np.testing.assert_array_equal(part, expected)
+
+
+def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path):
+  """Digit for digit, as their demo: what the network gets of a text file is its numbers times 0.7."""
+  np.savetxt(tmp_path / "light.txt", NUMBERS)
+  (light, _), options = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7)
+  assert not options
+  np.testing.assert_array_equal(light, NUMBERS * np.float32(0.7), strict=True)
+  (brighter, _), _ = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7, exposure=1)
+  np.testing.assert_allclose(brighter, NUMBERS * 1.4, rtol=1e-6)
+
+
+def test_without_alignment_a_lamp_is_told_as_its_nine_numbers():
+  (light, _), _ = relit_with(lights=("left",), align=False)
+  np.testing.assert_array_equal(light, light_lib.told(parse_light("left"))[0], strict=True)
+  assert light[0] == pytest.approx(0.75)
+
+
+# Colours, and maps that turn.
+
+
+def warmth(pixels: np.ndarray) -> np.ndarray:
+  """Red over blue, of the left and the right half of the face."""
+  return np.array([half[..., 0].mean() / half[..., 2].mean() for half in np.hsplit(pixels[FACE][:, :90], 2)])
+
+
+def test_lamps_are_tinted_by_temperature_or_by_colour(photo):
+  found = {}
+  for name, wishes in {
+    "plain": {},
+    "bulb": {"temperature": 2700},
+    "sky": {"temperature": 12_000},
+    "orange": {"color": "#ffb070"},
+    "blue": {"color": "60,120,255"},
+    "white": {"color": "#808080"},
+  }.items():
+    relight(with_(**wishes), photo, photo.with_name(f"{name}.png"))
+    found[name] = warmth(pixels_of(photo.with_name(f"{name}.png")))
+  for name in ("bulb", "orange"):
+    assert found[name][0] > 1.15 * found["plain"][0]  # on the lit side
+    assert found[name][0] / found["plain"][0] > found[name][1] / found["plain"][1]  # the fill stays white
+  for name in ("sky", "blue"):
+    assert found[name][0] < 0.95 * found["plain"][0]
+  np.testing.assert_allclose(found["white"], found["plain"], rtol=0.01)
+
+
+def test_the_tint_is_on_the_lamps_of_every_light():
+  with Studio(with_(lights=("left", "flat"), temperature=2700)) as studio:
+    lamp, even = studio.lights
+  assert lamp.channels == 3
+  assert lamp.irradiance[0, 0] > 2 * lamp.irradiance[0, 2]
+  np.testing.assert_array_equal(lamp.soft, np.repeat(parse_light("left").soft, 3, axis=0))
+  assert even.soft[0, 0] > 2 * even.soft[2, 0]  # which has no lamp to tint
+
+
+@pytest.fixture
+def sunny(tmp_path) -> str:
+  """A map with a sun high on the camera's side, and sky."""
+  panorama = np.full((64, 128, 3), 0.2, np.float32)
+  panorama[14:17, :3] = 500
+  panorama[:32] += np.float32([0.1, 0.2, 0.4])
+  assert cv2.imwrite(str(tmp_path / "sunny.hdr"), panorama[..., ::-1])
+  return str(tmp_path / "sunny.hdr")
+
+
+def test_a_map_is_turned_and_nothing_else(sunny):
+  lights = []
+  for degrees in (0, 90):
+    with Studio(with_(lights=(sunny,), env_rotate=degrees)) as studio:
+      lights += studio.lights
+  np.testing.assert_allclose(lights[1].towards, lights[0].towards @ sh.turn(90).T, atol=1e-6)
+  assert lights[1].towards[0, 0] < -0.6  # from the left now
+  with pytest.raises(BadInput, match=r"^--env_rotate 90: turns environment maps alone, and 'left' is none$"):
+    Studio(with_(lights=(sunny, "left"), env_rotate=90))
+
+
+def test_a_face_under_a_map_in_colour(photo, sunny):
+  relight(with_(lights=(sunny,), env_rotate=70), photo, photo.with_name("out.png"))
+  gain = (pixels_of(photo.with_name("out.png")).astype(int) - ASTRONAUT)[FACE].mean(axis=(0, 2))
+  assert gain[: MIDDLE - 110].mean() > gain[MIDDLE - 110 :].mean() + 10
 
 
 def test_an_existing_output_is_refused_before_any_work(photo, idle):
@@ -389,17 +546,17 @@ def test_lights_that_cannot_be_used(photo):
 
 
 def test_a_light_of_every_kind(photo):
-  """The same light as a preset, a direction, and numbers in a file; and the light of a photo."""
+  """The same light as a preset and as a direction, a like one as numbers in a file; and the light of a photo."""
   lights = photo.with_name("left.txt")
-  with Studio(SMALL) as studio:
-    np.savetxt(lights, studio.lights[0])
+  np.savetxt(lights, light_lib.told(parse_light("left")))
   relit = {}
-  for light in ("left", "65,10", "65,10,0.3", str(lights)):
+  for light in ("left", "65,10", "65,10,0.25,15", str(lights)):
     out = photo.with_name("out.png")
     relight(with_(lights=(light,), overwrite=True), photo, out)
     relit[light] = pixels_of(out).astype(int)
-  for pixels in relit.values():
-    assert np.abs(pixels - relit["left"]).max() <= 1
+  for light in ("65,10", "65,10,0.25,15"):
+    assert np.abs(relit[light] - relit["left"]).max() <= 1
+  assert side_gain(relit[str(lights)], ASTRONAUT) > 10
   # Its own light, transferred, changes a photo less than another.
   relight(with_(lights=(str(photo),), overwrite=True), photo, out)
   assert np.abs(pixels_of(out).astype(int) - ASTRONAUT).mean() < 0.8 * np.abs(relit["left"] - ASTRONAUT).mean()
@@ -656,6 +813,22 @@ def test_wishes_that_a_film_cannot_grant_are_refused_before_any_work(clip, monke
   assert film_refusal(SMALL, clip, clip) == f"{clip}: exists already (--overwrite replaces it)"
   assert film_refusal(SMALL, clip, out.with_suffix(".gif")).endswith("out.gif: a relit film has the suffix .mp4")
   assert contents(clip.parent).keys() == {"clip.mp4"}
+
+
+def test_a_film_of_another_light_is_another_run(clip, monkeypatch):
+  """The whole light is noted: soft part, lamps, their size and colour, and the exposure."""
+  out = clip.with_name("out.mp4")
+  with monkeypatch.context() as patched:
+    patched.setattr(Studio, "relight", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      relight_film(with_(intensity=2), clip, out)
+  noted = json.loads((out.with_name("out.mp4.parts") / "job.json").read_text())
+  light = parse_light("left")
+  assert noted["light"] == {name: part.tolist() for name, part in light._asdict().items()}
+  assert noted["exposure"] == 1
+  for other in ({"lights": ("65,10,0.25,10",)}, {"lights": ("65,10,0.3",)}, {"temperature": 3000}):
+    assert "(other light)" in film_refusal(with_(**other, intensity=2), clip, out)
+  assert "(other exposure)" in film_refusal(SMALL, clip, out)
 
 
 def test_a_film_goes_on_with_the_finder_that_it_began_with(clip, monkeypatch):

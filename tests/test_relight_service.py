@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpr_jax import light as light_lib
 from dpr_jax import portrait, relight_service, sh
+from dpr_jax.color import lamp_colour
 from dpr_jax.errors import BadInput
-from dpr_jax.lights import Direction, parse_light
+from dpr_jax.lights import PRESETS, Direction, parse_light
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.pictures import astronaut
 from dpr_jax.relight_service import RelightService, Wish, _Kept
 
-LEFT, RIGHT = (Wish(Direction(azimuth, 10, 0.3)) for azimuth in (65, -65))
+LEFT, RIGHT = (Wish(Direction(azimuth, 10)) for azimuth in (65, -65))
 FACE = np.s_[90:180, 110:200]  # of the astronaut
 PATIENCE = 600  # seconds; nothing here takes so long, however busy the machine is
 
@@ -31,6 +33,11 @@ def photo(tmp_path_factory):
   path = tmp_path_factory.mktemp("photos") / "astronaut.png"
   write_photo(path, Photo(astronaut()))
   return path
+
+
+def assert_lights_equal(one, other, atol=0.0):
+  for name, part in one._asdict().items():
+    np.testing.assert_allclose(part, getattr(other, name), rtol=0, atol=atol, err_msg=name)
 
 
 def leans_left(pixels):
@@ -49,7 +56,13 @@ def leans_left(pixels):
     (lambda: Wish(Direction(float("nan"), 0)), "azimuth nan: must lie in -360 to 360"),
     (lambda: Wish(Direction(None, 0)), "azimuth None: must lie in -360 to 360"),
     (lambda: Wish(Direction("0", 0)), "azimuth 0: must lie in -360 to 360"),
-    (lambda: Wish(Direction(0, 0, 1.5)), "ambient 1.5: must lie in 0 to 1"),
+    (lambda: Wish(Direction(0, 0, 4.5)), "fill 4.5: must lie in 0 to 4"),
+    (lambda: Wish(Direction(0, 0, -0.1)), "fill -0.1: must lie in 0 to 4"),
+    (lambda: Wish(Direction(0, 0, 0, 61)), "lamp size 61: must lie in 0.5 to 60"),
+    (lambda: Wish(Direction(0, 0, 0, 0)), "lamp size 0: must lie in 0.5 to 60"),
+    (lambda: Wish(None, exposure=3.5), "exposure 3.5: must lie in -3 to 3"),
+    (lambda: Wish(None, exposure=float("nan")), "exposure nan: must lie in -3 to 3"),
+    (lambda: Wish(None, env_rotate=400), "rotation of the map 400: must lie in -360 to 360"),
     (lambda: Wish(Direction(0, 0), strength=4), "strength 4: must lie in 0 to 3"),
     (lambda: Wish(Direction(0, 0), kelvin=900), "colour temperature 900: must lie in 1700 to 25000"),
   ],
@@ -106,20 +119,36 @@ def test_one_face_of_two_can_be_chosen(service, group_photo):
   assert changed[2].sum() > 1.3 * max(changed[0].sum(), changed[1].sum())
 
 
+def test_lamps_are_those_of_the_command_line(service):
+  for name, direction in PRESETS.items():
+    assert_lights_equal(service.light(Wish(direction)), parse_light(name))
+  assert_lights_equal(service.light(Wish(Direction(30, 20, 0.4, 9))), parse_light("30,20,0.4,9"))
+
+
+def test_the_temperature_tints_the_lamps(service):
+  warm = service.light(Wish(LEFT.direction, kelvin=2800))
+  assert_lights_equal(warm, light_lib.tint_lamps(service.light(LEFT), lamp_colour(2800)))
+  np.testing.assert_array_equal(warm.soft[0], warm.soft[2])
+
+
 def test_lights_of_maps_and_portraits_are_those_of_the_command_line(service, photo, tmp_path):
   from test_lights import write_environment
 
   from dpr_jax.checkpoints import load_params
 
-  panorama = np.full((16, 32, 3), 0.2, np.float32)
-  panorama[2:6, 4:8] = 30
+  panorama = np.full((32, 64, 3), 0.2, np.float32)
+  panorama[5:8, 8:11] = 30
   path = write_environment(tmp_path / "map.hdr", panorama)
   of_map = Wish(Direction(0, 0), environment=Path(path))
-  np.testing.assert_array_equal(service.light(of_map), parse_light(str(path)))
-  assert of_map.ambient == 0
+  light = service.light(of_map)
+  assert_lights_equal(light, parse_light(str(path)))
+  assert len(light.towards) == 1
+  turned = service.light(Wish(Direction(0, 0), environment=Path(path), env_rotate=-50))
+  assert_lights_equal(turned, parse_light(str(path), env_rotate=-50))
+  assert_lights_equal(service.light(of_map), light)  # what is kept has not been turned
   of_portrait = service.light(Wish(Direction(0, 0), reference=photo))
-  np.testing.assert_allclose(of_portrait, parse_light(str(photo), load_params("default")), atol=1e-6)
-  np.testing.assert_allclose(of_portrait, service.source_light(photo), atol=1e-6)
+  assert_lights_equal(of_portrait, parse_light(str(photo), load_params("default")), atol=1e-5)
+  assert_lights_equal(of_portrait, service.source_light(photo), atol=1e-5)
 
 
 def test_the_light_goes_round(service, photo):
@@ -127,7 +156,7 @@ def test_the_light_goes_round(service, photo):
   assert len(frames) == 4
   assert np.abs(frames[0].astype(int) - service.relight_for_screen(photo, LEFT)).max() <= 1
   assert leans_left(frames[0]) > 1.1 > 0.95 > leans_left(frames[2])  # half way round it comes from the right
-  light = sh.rotate(service.light(LEFT), sh.roll(-90))  # a quarter of the way, from above or below
+  light = light_lib.rotate(service.light(LEFT), sh.roll(-90))  # a quarter of the way, from above or below
   assert np.abs(frames[1].astype(int) - service._encoded(photo, None, None).relight(light)).max() <= 1
 
 
@@ -136,6 +165,17 @@ def test_a_warm_lamp_makes_skin_warmer(service, photo):
   warm = service.relight_for_screen(photo, Wish(LEFT.direction, kelvin=2800))
   red_over_blue = [pixels[FACE][..., 0].mean() / pixels[FACE][..., 2].mean() for pixels in (white, warm)]
   assert red_over_blue[1] > 1.15 * red_over_blue[0]
+
+
+def test_exposure_is_in_stops(service, photo):
+  """A stop less halves linear light, where nothing is too bright to be shown."""
+  linear = {}
+  for stops in (-1, -2):
+    pixels = service.relight_for_screen(photo, Wish(LEFT.direction, exposure=stops))
+    srgb = pixels[FACE] / 255
+    linear[stops] = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+  ratio = np.percentile(linear[-2], 90) / np.percentile(linear[-1], 90)
+  assert ratio == pytest.approx(0.5, rel=0.05)
 
 
 def test_what_cannot_be_relit_is_named(service, photo, group_photo, tmp_path, monkeypatch):

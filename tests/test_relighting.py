@@ -5,40 +5,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_hourglass import SMALL_512, SMALL_1024, random_variables
+from test_hourglass import SMALL_512, SMALL_1024, SMALL_RATIO, random_variables
 
-from dpr_jax import color, sh
+from dpr_jax import color, light, sh
 from dpr_jax.checkpoints import load_params
+from dpr_jax.compositing import multiply_light
+from dpr_jax.light import Light
 from dpr_jax.relighting import (
   decode_luminance,
   encode_luminance,
   estimate_light,
+  log_ratio,
   relight_fn,
   relight_lights,
   relight_luminance,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = random_variables(SMALL_512)
 PARAMS_1024 = random_variables(SMALL_1024)
+PARAMS_RATIO = random_variables(SMALL_RATIO)
 # Sides that are multiples of nothing.
 IMAGES = np.random.default_rng(0).uniform(size=(2, 37, 51, 3)).astype(np.float32)
 LIGHTS = np.asarray(sh.directional(np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]))).astype(np.float32)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-  """Compiling is most of what these tests do."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+LAMP = light.key_and_fill(sh.direction(50, 20), 0.3, 15)
+WARM = light.tint_lamps(LAMP, np.float32([1.6, 0.9, 0.3]))
+both_kinds = pytest.mark.parametrize("params", [PARAMS, PARAMS_RATIO], ids=["512", "ratio"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What goes in, what comes out.
 
 
-def test_every_form_of_images_and_lights():
-  one = relight_fn(PARAMS, IMAGES[0], LIGHTS[0])
+@both_kinds
+def test_every_form_of_images_and_lights(params):
+  one = relight_fn(params, IMAGES[0], LIGHTS[0])
   assert isinstance(one, jax.Array)
   assert one.shape == (37, 51, 3)
   assert one.dtype == jnp.float32
@@ -46,27 +48,27 @@ def test_every_form_of_images_and_lights():
   assert one.max() <= 1
   assert np.abs(one - IMAGES[0]).max() > 0.01
 
-  several = relight_fn(PARAMS, IMAGES[0], LIGHTS)
+  several = relight_fn(params, IMAGES[0], LIGHTS)
   assert several.shape == (3, 37, 51, 3)
   np.testing.assert_allclose(several[0], one, atol=1e-5)
   assert np.abs(several[0] - several[1]).max() > 1e-3
-  np.testing.assert_array_equal(relight_lights(PARAMS, IMAGES[0], LIGHTS), several)
-  alone = relight_fn(PARAMS, IMAGES[0], LIGHTS[:1])
+  np.testing.assert_array_equal(relight_lights(params, IMAGES[0], LIGHTS), several)
+  alone = relight_fn(params, IMAGES[0], LIGHTS[:1])
   assert alone.shape == (1, 37, 51, 3)
   np.testing.assert_allclose(alone[0], one, atol=1e-5)
 
-  pairs = relight_fn(PARAMS, IMAGES, LIGHTS[1:])
+  pairs = relight_fn(params, IMAGES, LIGHTS[1:])
   assert pairs.shape == (2, 37, 51, 3)
-  np.testing.assert_allclose(pairs[0], several[1], atol=1e-5)
-  shared_light = relight_fn(PARAMS, IMAGES, LIGHTS[1])
+  np.testing.assert_allclose(pairs[0], several[1], atol=1e-4)
+  shared_light = relight_fn(params, IMAGES, LIGHTS[1])
   np.testing.assert_allclose(shared_light[0], pairs[0], atol=1e-5)
   assert np.abs(shared_light[1] - pairs[1]).max() > 1e-3
 
 
 def test_relight_lights_equals_single_calls():
   together = relight_lights(PARAMS, IMAGES[1], LIGHTS)
-  for light, relit in zip(LIGHTS, together, strict=True):
-    np.testing.assert_allclose(relit, relight_fn(PARAMS, IMAGES[1], light), atol=1e-5)
+  for each, relit in zip(LIGHTS, together, strict=True):
+    np.testing.assert_allclose(relit, relight_fn(PARAMS, IMAGES[1], each), atol=1e-5)
 
 
 @pytest.mark.parametrize("params", [PARAMS, PARAMS_1024], ids=["512", "1024"])
@@ -90,6 +92,93 @@ def test_any_size_is_padded_by_repeating_the_edge(params, network):
   relit, source_light = relight_luminance(params, luminance, LIGHTS[:2])
   np.testing.assert_allclose(relit, expected.luminance[:, :37, :51], atol=1e-5)
   np.testing.assert_allclose(source_light, expected.source_light, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lights of a soft part and lamps.
+
+
+def batch(lit, count=2):
+  return jax.tree.map(lambda part: np.repeat(part[None], count, axis=0), lit)
+
+
+def test_our_network_multiplies_linear_light():
+  """All of a pixel alike, and by what the network says."""
+  luminance = jnp.asarray(color.srgb_to_lab(IMAGES)[..., :1] / 100)
+  encoding = encode_luminance(PARAMS_RATIO, luminance)
+  for lit, stops in ((LAMP, None), (WARM, None), (LAMP, 0.0), (WARM, -1.0)):
+    ratio = SMALL_RATIO.apply(PARAMS_RATIO, encoding, batch(lit), stops, method="log_ratio")[:, :37, :51]
+    expected = color.delinearise(multiply_light(color.linearise(jnp.asarray(IMAGES)), ratio))
+    found = relight_fn(PARAMS_RATIO, IMAGES, lit, exposure_stops=stops)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(relight_fn(PARAMS_RATIO, IMAGES[1], lit, exposure_stops=stops), found[1], atol=1e-4)
+
+
+def test_the_ratio_of_our_network_is_as_bright_as_the_light():
+  luminance = jnp.asarray(color.srgb_to_lab(IMAGES)[..., :1] / 100)
+  encoding = encode_luminance(PARAMS_RATIO, luminance)
+  dim, bright = (log_ratio(PARAMS_RATIO, encoding, luminance, batch(light.scale(LAMP, k))) for k in (1.0, 4.0))
+  assert dim.shape == (2, 37, 51, 1)
+  np.testing.assert_allclose(bright - dim, np.log(4), atol=1e-2)
+  assert log_ratio(PARAMS_RATIO, encoding, luminance, batch(WARM)).shape == (2, 37, 51, 3)
+
+
+def test_a_published_network_is_told_in_nine_numbers():
+  """Of a coloured light once a channel, as bright as a white one: the colour is multiplied in linear light.
+
+  The ratio is that of the two luminances, a little light added to both.
+  """
+  luminance = jnp.asarray(color.srgb_to_lab(IMAGES)[..., :1] / 100)
+  encoding = encode_luminance(PARAMS, luminance)
+  before = color.luminance_of_lightness(np.asarray(luminance)) + 0.002
+  for lit in (LAMP, WARM):
+    numbers = np.asarray(light.told(lit))
+    colour = numbers[:, 0] / light.luminance(numbers[:, 0])
+    numbers = numbers / colour[:, None]
+    np.testing.assert_allclose(numbers[:, 0], 0.75, rtol=1e-5)
+    relit = [decode_luminance(PARAMS, encoding, np.repeat(each[None], 2, 0), size=(37, 51)) for each in numbers]
+    after = color.luminance_of_lightness(np.concatenate(relit, axis=-1)) + 0.002
+    found = log_ratio(PARAMS, encoding, luminance, batch(lit))
+    np.testing.assert_allclose(found, np.log(colour * after / before), atol=1e-4)
+  gray = decode_luminance(PARAMS, encoding, batch(LAMP), size=(37, 51))
+  np.testing.assert_allclose(gray, decode_luminance(PARAMS, encoding, batch(light.told(LAMP)[0]), size=(37, 51)))
+  expected = relight_fn(PARAMS, IMAGES, light.told(LAMP)[0])
+  np.testing.assert_allclose(relight_fn(PARAMS, IMAGES, LAMP), expected, atol=1e-5)
+
+
+def test_nine_numbers_are_a_light_without_lamps():
+  expected = relight_fn(PARAMS_RATIO, IMAGES, LIGHTS[0])
+  np.testing.assert_allclose(relight_fn(PARAMS_RATIO, IMAGES, light.soft_light(LIGHTS[0])), expected, atol=1e-5)
+
+
+def test_our_network_estimates_a_light_that_can_be_transferred():
+  """Under its own light, as bright as it is, a photo stays as it is."""
+  own = estimate_light(PARAMS_RATIO, IMAGES[0])
+  assert isinstance(own, Light)
+  assert [part.shape for part in own] == [(1, 9), (1, 3), (1, 1), (1,)]
+  together = estimate_light(PARAMS_RATIO, IMAGES)
+  for one, many in zip(own, together, strict=True):
+    np.testing.assert_allclose(one, many[0], atol=1e-4)
+  kept = relight_fn(PARAMS_RATIO, IMAGES[0], own, exposure_stops=None)
+  np.testing.assert_allclose(kept, IMAGES[0], atol=5e-3)
+  assert np.abs(relight_fn(PARAMS_RATIO, IMAGES[0], LAMP, exposure_stops=None) - IMAGES[0]).max() > 0.05
+
+
+@pytest.mark.parametrize(
+  ("lit", "message"),
+  [
+    (batch(LAMP), r"sh must be one light, not \[2\] of them"),
+    (LAMP._replace(size=np.full(1, np.nan, np.float32)), "not finite"),
+    (LAMP._replace(towards=np.zeros((2, 3), np.float32)), "do not fit together"),
+  ],
+)
+def test_lights_that_are_not_one(lit, message):
+  with pytest.raises(ValueError, match=message):
+    relight_fn(PARAMS_RATIO, IMAGES, lit)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes and types.
 
 
 def test_one_pixel():
@@ -126,10 +215,10 @@ def test_other_floating_point_types(dtype):
 
 
 def test_lights_in_whole_numbers_and_lists():
-  light = [1, 0, 0, 1, 0, 0, 0, 0, 0]
-  expected = relight_fn(PARAMS, IMAGES[0], np.array(light, np.float32))
-  np.testing.assert_array_equal(relight_fn(PARAMS, IMAGES[0], np.array(light)), expected)
-  np.testing.assert_array_equal(relight_fn(PARAMS, jnp.asarray(IMAGES[0]), jnp.array(light)), expected)
+  numbers = [1, 0, 0, 1, 0, 0, 0, 0, 0]
+  expected = relight_fn(PARAMS, IMAGES[0], np.array(numbers, np.float32))
+  np.testing.assert_array_equal(relight_fn(PARAMS, IMAGES[0], np.array(numbers)), expected)
+  np.testing.assert_array_equal(relight_fn(PARAMS, jnp.asarray(IMAGES[0]), jnp.array(numbers)), expected)
 
 
 def test_bfloat16_compute():
@@ -157,24 +246,25 @@ def test_jit_and_vmap():
 
   @jax.jit
   @jax.vmap
-  def mapped(image, light):
-    return relight_fn(PARAMS, image, light), estimate_light(PARAMS, image)
+  def mapped(image, numbers):
+    return relight_fn(PARAMS, image, numbers), estimate_light(PARAMS, image)
 
   relit, source_lights = mapped(IMAGES, LIGHTS[:2])
   np.testing.assert_allclose(relit, expected, atol=1e-5)
   np.testing.assert_allclose(source_lights, estimate_light(PARAMS, IMAGES), atol=1e-5)
 
 
-def test_gradients_are_finite():
+@both_kinds
+def test_gradients_are_finite(params):
   """By the weights, the photo and the light; black, white and saturated pixels included."""
   image = IMAGES[0].copy()
   image[:8], image[8:16], image[16:20] = 0, 1, [1, 0, 0]
   weights = np.random.default_rng(2).normal(size=image.shape)
 
-  def loss(params, image, light):
-    return (weights * relight_fn(params, image, light)).sum()
+  def loss(params, image, numbers):
+    return (weights * relight_fn(params, image, numbers)).sum()
 
-  of_params, of_image, of_light = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(PARAMS, image, LIGHTS[0])
+  of_params, of_image, of_light = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, image, LIGHTS[0])
   for leaf in jax.tree.leaves(of_params):
     assert np.isfinite(leaf).all()
   assert np.isfinite(of_image).all()
@@ -182,8 +272,18 @@ def test_gradients_are_finite():
   assert np.isfinite(of_light).all()
   assert (of_light != 0).all()
   step = 1e-2 * np.sign(of_light)
-  difference = float(loss(PARAMS, image, LIGHTS[0] + step) - loss(PARAMS, image, LIGHTS[0] - step)) / 2
+  difference = float(loss(params, image, LIGHTS[0] + step) - loss(params, image, LIGHTS[0] - step)) / 2
   assert difference == pytest.approx(float(of_light @ step), rel=0.05)
+
+
+def test_gradients_by_a_lamp_are_finite():
+  def loss(lit):
+    return relight_fn(PARAMS_RATIO, IMAGES[0], lit, exposure_stops=None).sum()
+
+  gradient = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, LAMP))
+  assert all(np.isfinite(leaf).all() for leaf in gradient)
+  assert gradient.irradiance[0, 0] > 0
+  assert gradient.soft[0, 0] > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +297,7 @@ every_function_of_an_image = pytest.mark.parametrize(
   "function",
   [
     relight_fn,
-    lambda params, image, light: relight_lights(params, image, light[None]),
+    lambda params, image, numbers: relight_lights(params, image, numbers[None]),
     lambda params, image, _: estimate_light(params, image),
   ],
   ids=["relight_fn", "relight_lights", "estimate_light"],
@@ -237,7 +337,7 @@ def test_a_batch_without_images():
 
 
 @pytest.mark.parametrize(
-  ("light", "message"),
+  ("numbers", "message"),
   [
     (np.ones(8), r"must be .*\[B, 9\], not \[8\]"),
     (np.ones((2, 27)), r"must be .*\[B, 9\], not \[2, 27\]"),
@@ -248,12 +348,12 @@ def test_a_batch_without_images():
     (np.full((3, 9), np.inf), "has values that are not finite"),
   ],
 )
-def test_bad_lights(light, message):
+def test_bad_lights(numbers, message):
   with pytest.raises(ValueError, match="sh " + message):
-    relight_fn(PARAMS, IMAGES[0], light)
-  if np.ndim(light) != 1:
+    relight_fn(PARAMS, IMAGES[0], numbers)
+  if np.ndim(numbers) != 1:
     with pytest.raises(ValueError, match="shs " + message):
-      relight_lights(PARAMS, IMAGES[0], light)
+      relight_lights(PARAMS, IMAGES[0], numbers)
 
 
 def test_one_image_only_for_relight_lights():

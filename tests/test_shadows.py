@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from dpr_jax import sh
 from dpr_jax.shadows import depth_of_normals, visibility
 
 SIDE = 64
+POINT = 0.5  # degrees: the sun
 visible = jax.jit(visibility)
 
 
@@ -31,7 +33,7 @@ def hills(seed=0):
 def test_a_wall_hides_a_lamp_as_far_as_its_height_says(elevation):
   """Its shadow ends where a ray at that elevation over the picture has come down by the wall's height."""
   towards = sh.direction(90 - elevation, 0)  # from the left, so high above the picture
-  lit = np.asarray(visible(wall(), towards, 0.01))
+  lit = np.asarray(visible(wall(), towards, POINT))
   reach = 0.2 * SIDE / np.tan(np.radians(elevation))
   row = lit[SIDE // 2]
   assert row[21:][: int(reach * 0.9) - 1].max() < 0.05
@@ -42,21 +44,19 @@ def test_a_wall_hides_a_lamp_as_far_as_its_height_says(elevation):
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (0, 50), (50, 0), (-70, 30), (80, -35)])
 def test_a_plain_is_lit_wherever_the_lamp_stands_before_it(azimuth, elevation):
   depth = np.full((SIDE, SIDE), 0.3, np.float32)
-  np.testing.assert_array_equal(visible(depth, sh.direction(azimuth, elevation), 0.1), 1)
+  np.testing.assert_array_equal(visible(depth, sh.direction(azimuth, elevation), 5.0), 1)
 
 
 def test_behind_a_plain_the_lamp_is_hidden():
-  lit = np.asarray(visible(np.zeros((SIDE, SIDE), np.float32), sh.direction(120, 0), 0.1))
+  lit = np.asarray(visible(np.zeros((SIDE, SIDE), np.float32), sh.direction(120, 0), 5.0))
   assert lit[:, SIDE // 2 :].max() == 0
 
 
 @pytest.mark.parametrize(("azimuth", "elevation"), [(65, 10), (-40, 50), (20, -65), (-75, -20)])
 def test_rays_marched_one_by_one_agree(azimuth, elevation):
   depth, towards = hills(), sh.direction(azimuth, elevation).astype(float)
-  lit = np.asarray(visible(depth, towards.astype(np.float32), 0.02))
+  lit = np.asarray(visible(depth, towards.astype(np.float32), POINT))
   # Sub-pixel steps and interpolation.
-  from scipy.ndimage import map_coordinates
-
   rows, columns = np.mgrid[:SIDE, :SIDE].astype(float)
   hidden = np.zeros((SIDE, SIDE), bool)
   across = np.hypot(towards[0], towards[2])
@@ -69,28 +69,74 @@ def test_rays_marched_one_by_one_agree(azimuth, elevation):
   assert np.mean((lit < 0.5) != hidden) < 0.05
 
 
+def test_a_small_picture_has_the_shadows_of_a_large_one():
+  """Of a lamp so low that half of it would be hidden from a pixel that took itself for the horizon."""
+  towards = sh.direction(88, 0)
+  large = np.asarray(visible(hills(), towards, 15.0))
+  small = np.asarray(visible(hills()[1::4, 1::4], towards, 15.0))
+  large = large.reshape(SIDE // 4, 4, SIDE // 4, 4).mean((1, 3))
+  assert np.abs(small - large).mean() < 0.1
+  assert small.max() > 0.95
+
+
 def test_a_mirrored_face_has_mirrored_shadows():
   depth = hills(3)
-  lit = np.asarray(visible(depth, sh.direction(60, 20), 0.3))
-  mirrored = np.asarray(visible(depth[:, ::-1], sh.direction(-60, 20), 0.3))
+  lit = np.asarray(visible(depth, sh.direction(60, 20), 15.0))
+  mirrored = np.asarray(visible(depth[:, ::-1], sh.direction(-60, 20), 15.0))
   np.testing.assert_allclose(mirrored, lit[:, ::-1], atol=1e-5)
 
 
-def test_softness_widens_the_edge_and_leaves_it_where_it_is():
-  hard, soft = (np.asarray(visible(wall(), sh.direction(45, 0), softness))[SIDE // 2] for softness in (0.05, 0.5))
-  between = [np.sum((row > 0.02) & (row < 0.98)) for row in (hard, soft)]
-  assert between[1] > between[0]
-  assert abs(np.sum(hard) - np.sum(soft)) < 2
-  assert (np.diff(soft[21:40]) >= -1e-6).all()
+def penumbra(height, size, elevation=45):
+  """Where the shadow of a wall's edge begins and ends, in pixels from the wall; the lamp stands on the left."""
+  row = np.asarray(visible(wall(height), sh.direction(90 - elevation, 0), size))[SIDE // 2, 21:]
+  assert (np.diff(row) >= -1e-6).all()
+  return tuple(np.interp(share, row, np.arange(len(row))) for share in (0.1, 0.9))
 
 
-def test_at_the_camera_everything_is_seen():
-  np.testing.assert_array_equal(visible(hills(1), np.float32([0, -1, 0]), 0.3), 1)
+def width(height, size):
+  begins, ends = penumbra(height, size)
+  return ends - begins
+
+
+def test_a_penumbra_widens_with_the_distance_of_what_casts_it():
+  """And in proportion: it is the lamp as seen past the edge."""
+  widths = [width(height, 20.0) for height in (0.08, 0.16, 0.32)]
+  assert widths[1] == pytest.approx(2 * widths[0], rel=0.35)
+  assert widths[2] == pytest.approx(2 * widths[1], rel=0.35)
+
+
+def test_a_penumbra_widens_with_the_lamp():
+  widths = [width(0.25, size) for size in (8.0, 16.0, 32.0)]
+  assert widths[0] > 1
+  assert widths[1] > 1.4 * widths[0]
+  assert widths[2] > 1.4 * widths[1]
+  middles = [np.mean(penumbra(0.25, size)) for size in (POINT, 8.0, 20.0)]
+  np.testing.assert_allclose(middles, 0.25 * SIDE, atol=3)  # it stays where it is
+
+
+def test_a_penumbra_ends_where_the_whole_lamp_has_risen():
+  """A tenth of a disc of 30 degrees stands above the edge when its middle stands 0.304 of that below it."""
+  begins, ends = penumbra(0.2, 30.0)
+  across = np.hypot(30.0, 6.0)
+  for found, share in ((begins, 0.304), (ends, -0.304)):
+    assert found == pytest.approx(0.2 * SIDE / np.tan(np.radians(45 + share * across)), abs=2)
+
+
+def test_shadows_are_no_sharper_than_the_relief_is_known():
+  """A point and a lamp of some degrees cast the same."""
+  point, sun = (np.asarray(visible(hills(), sh.direction(65, 10), size)) for size in (0.0, POINT))
+  np.testing.assert_allclose(point, sun, atol=0.01)
+  assert ((point > 0.05) & (point < 0.95)).any()
+
+
+@pytest.mark.parametrize("size", [0.0, 15.0, 60.0])
+def test_a_lamp_at_the_camera_is_seen_by_all(size):
+  np.testing.assert_array_equal(visible(hills(1), np.float32([0, -1, 0]), size), 1)
 
 
 def test_gradients_are_finite():
   def total(towards):
-    return visibility(hills(2), towards, 0.3).sum()
+    return visibility(hills(2), towards, 15.0).sum()
 
   for towards in (sh.direction(60, 20), np.float32([0, -1, 0])):
     assert np.isfinite(jax.grad(total)(towards)).all()

@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from data_gen import arap, synthesis
+from data_gen import arap, srgb, synthesis
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.normals import fill_to_frame
-from data_gen.portraits import Rejection
+from data_gen.portraits import Rejection, generator
+from data_gen.procedural_faces import draw_face, geometry
 from data_gen.rasterize import rasterize, to_scene_axes, vertex_normals
-from data_gen.synthesis import Settings, Synthesis, denoise, relight, skin_mask
+from data_gen.synthesis import RELIGHT, Settings, Synthesis, denoise, relight, skin_mask
 from data_gen.target_lights import TargetLight
 from dpr_jax import color, ratio, sh
 from dpr_jax.errors import BadInput
@@ -19,29 +20,104 @@ from dpr_jax.errors import BadInput
 PHOTO = {"source": "photos", "normals": "face_mesh", "light_estimator": "fit"}
 
 
-@pytest.fixture(scope="module")
-def relit():
+def relit_face(**settings):
   """A procedural face, relit, without denoising."""
-  with Synthesis(Settings(count=3, size=128, denoise="none", normal_bits=16)) as ready:
+  with Synthesis(Settings(count=3, size=128, denoise="none", normal_bits=16, **settings)) as ready:
     (result,) = ready.relit("face-00000001")
   return result
 
 
+@pytest.fixture(scope="module")
+def relit():
+  """As a portrait is relit by default: in linear light."""
+  return relit_face()
+
+
+@pytest.fixture(scope="module")
+def relit_as_published():
+  return relit_face(ratio="published")
+
+
 def luminance(pixels):
+  """L / 100, by OpenCV."""
   return cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) / 255
 
 
+def linear_luminance(pixels):
+  return color.linearise(pixels / np.float32(255)) @ np.float32([0.2126, 0.7152, 0.0722])
+
+
 def test_relit_is_what_the_face_looks_like_under_the_target_light(relit):
-  """Exact normals and light: the ratio image and a new rendering are the same, but for 8 bits."""
-  portrait, _, record = relit
+  """Exact normals and light: the ratio image and a new rendering under the record's lights are the same, in 8 bits."""
+  portrait, maps, record = relit
+  scene = geometry(draw_face(generator(0, "face", record.id)), 128)
+  np.testing.assert_array_equal(maps.normal, scene.normal)
+  for pixels, light in zip(record.relit, record.target_lights, strict=True):
+    linear = scene.albedo * sh.shading(portrait.truth.normal, light)[..., None]
+    # Where nothing is clipped or too dark for 8 bits, in the photo and in the relit one.
+    good = scene.foreground & (linear.max(axis=-1) < 0.98) & (portrait.pixels.min(axis=-1) > 25)
+    difference = np.abs(pixels.astype(int) - srgb.from_linear(linear))[good]
+    assert good.mean() > 0.3
+    assert difference.max() <= 2
+    assert difference.mean() < 0.5
+
+
+def test_as_published_it_is_the_same_in_lightness(relit_as_published):
+  portrait, _, record = relit_as_published
   source = sh.shading(portrait.truth.normal, record.source_light)
   for pixels, light in zip(record.relit, record.target_lights, strict=True):
     target = sh.shading(portrait.truth.normal, light)
     expected = luminance(portrait.pixels) * target / source
-    # Where nothing is clipped or too dark for 8 bits, in the photo and in the relit one.
     good = (luminance(portrait.pixels) > 0.1) & (luminance(portrait.pixels) < 0.95) & (expected < 0.95) & (target > 0.1)
     assert good.mean() > 0.3
     assert np.abs(luminance(pixels) - expected)[good].mean() < 0.015
+
+
+def test_the_lit_side_of_the_face_keeps_the_key_of_the_photo(relit, relit_as_published):
+  def keys(record):
+    return [np.percentile(linear_luminance(p)[record.mask], 90) for p in (record.original, *record.relit)]
+
+  before, *after = keys(relit.record)
+  np.testing.assert_allclose(after, before, rtol=0.02)
+  # As published a light is as bright as it is.
+  before, *after = keys(relit_as_published.record)
+  assert np.abs(np.log(np.array(after) / before)).max() > 0.2
+  np.testing.assert_array_less(0.69, relit_as_published.record.target_lights[:, 0])
+  np.testing.assert_array_less(relit_as_published.record.target_lights[:, 0], 0.91)
+
+
+def test_a_light_is_as_bright_as_the_picture_that_it_lit(relit):
+  """Its own light, dimmed, gives the photo back and is told as the photo's own; what leaves a face dark stays dark."""
+  record = relit.record
+  behind = np.float32([0.75, 2, 0, 0, 0, 0, 0, 0, 0])  # less than nothing from the front
+  targets = [TargetLight("", light, None) for light in (0.3 * record.source_light, behind)]
+  pixels, (own, bright) = relight(record.original, record.normal, record.mask, record.source_light, targets)
+  np.testing.assert_allclose(own.sh, record.source_light, rtol=1e-5)
+  assert np.abs(pixels[0].astype(int) - record.original).max() <= 1
+  np.testing.assert_allclose(bright.sh, 8 * behind, rtol=1e-6)
+  assert linear_luminance(pixels[1])[record.mask].mean() < 0.2 * linear_luminance(record.original)[record.mask].mean()
+
+
+def test_red_green_and_blue_are_multiplied_alike(relit):
+  """Under white light a colour keeps its hue; beyond sRGB it is drawn towards its luminance, which stays."""
+  skin, bright = np.uint8([180, 120, 90]), np.uint8([250, 150, 60])
+  pixels = np.stack([skin, skin, bright, bright])[None]
+  normal = np.tile(np.float32([0, -1, 0]), (1, 4, 1))
+  source = sh.directional(sh.direction(0, 0), ambient=0.5).astype(np.float32)
+  mask = np.array([[True, True, False, False]])
+  # The key of the mask stays, and with it all factors are 1; then the normals turn two pixels aside.
+  normal[0, [1, 3]] = sh.direction(60, 0)
+  side = sh.directional(sh.direction(60, 0), ambient=0.5).astype(np.float32)
+  (picture,), (light,) = relight(pixels, normal, mask, source, [TargetLight("", side, None)])
+  factor = sh.shading(normal[0], light.sh) / sh.shading(normal[0], source)
+  linear = color.linearise(pixels[0] / 255) * factor[:, None]
+  assert linear[1].max() < 1 < linear[3].max()
+  np.testing.assert_allclose(picture[0, :2], srgb.from_linear(linear[:2]), atol=1)
+  expected = min(1, linear[3] @ [0.2126, 0.7152, 0.0722])
+  assert linear_luminance(picture[0, 3]) == pytest.approx(expected, abs=0.01)
+  chroma = np.ptp(picture[0, 3].astype(int))
+  assert 0 < chroma < np.ptp(bright.astype(int))
+  assert picture[0, 3, 0] >= picture[0, 3, 1] >= picture[0, 3, 2]
 
 
 def test_the_record_of_a_procedural_face_is_the_truth(relit):
@@ -52,20 +128,23 @@ def test_the_record_of_a_procedural_face_is_the_truth(relit):
   assert maps is portrait.truth.maps
   assert np.isin(maps.label[record.mask], (Label.SKIN, Label.FEATURE)).all()
   assert len(set(record.light_names)) == 5
+  assert record.ratio == "linear"
 
 
-def test_light_from_a_side_brightens_that_side(relit):
-  lab = cv2.cvtColor(relit.record.original, cv2.COLOR_RGB2LAB)
-  left, right = (
+@pytest.mark.parametrize("kind", ratio.KINDS)
+def test_light_from_a_side_brightens_that_side(relit, kind):
+  record = relit.record
+  sides = [
     TargetLight("", sh.directional(sh.direction(azimuth, 0), ambient=0.3).astype(np.float32), None)
     for azimuth in (70, -70)
-  )
-  from_left, from_right = relight(lab, relit.record.normal, relit.record.source_light, [left, right]).astype(float)
+  ]
+  pictures = RELIGHT[kind](record.original, record.normal, record.mask, record.source_light, sides).pixels
+  from_left, from_right = pictures.astype(float)
   difference = (from_left - from_right).mean(axis=-1)
-  face = np.argwhere(relit.record.mask)
+  face = np.argwhere(record.mask)
   middle = int(np.median(face[:, 1]))
-  assert difference[:, :middle][relit.record.mask[:, :middle]].mean() > 20
-  assert difference[:, middle:][relit.record.mask[:, middle:]].mean() < -20
+  assert difference[:, :middle][record.mask[:, :middle]].mean() > 20
+  assert difference[:, middle:][record.mask[:, middle:]].mean() < -20
 
 
 def test_a_portrait_depends_on_nothing_but_itself():
@@ -86,6 +165,7 @@ def test_a_portrait_depends_on_nothing_but_itself():
     ({**PHOTO, "face_finder": "dlib"}, "--face_finder dlib: must be one of embedded, mediapipe"),
     ({"face_finder": "embedded"}, "--face_finder: exact normals need no face to be found"),
     ({"normals": "guess"}, "--normals guess: must be one of face_mesh, tddfa, synthetic"),
+    ({"ratio": "gamma"}, "--ratio gamma: must be one of linear, published"),
     ({"light_estimator": "guess"}, "--light_estimator guess: must be one of fit, sfsnet, network, truth"),
     ({"denoise": "much"}, "--denoise much"),
     ({"image_format": "gif"}, "--image_format gif"),
@@ -144,23 +224,23 @@ def test_skin_keeps_away_from_features_and_edges():
   assert 0.9 * (mask.sum() - 400) < skin.sum() < mask.sum() - 400
 
 
-def test_coloured_lights_change_chroma_and_not_luminance(relit):
-  lab = cv2.cvtColor(relit.record.original, cv2.COLOR_RGB2LAB)
+@pytest.mark.parametrize("kind", ratio.KINDS)
+def test_coloured_lights_change_chroma_and_not_luminance(relit, kind):
+  record = relit.record
   gray = sh.directional(sh.direction(20, 20), ambient=0.6).astype(np.float32)
   warm = np.stack([1.3 * gray, gray, 0.55 * gray])
   weight = np.array([0.299, 0.587, 0.114], np.float32)
   warm *= gray[0] / (weight @ warm)[0]
-  plain, tinted, white = relight(
-    lab,
-    relit.record.normal,
-    relit.record.source_light,
-    [TargetLight("", gray, None), TargetLight("", gray, warm), TargetLight("", gray, np.stack([gray] * 3))],
-  )
-  mask = relit.record.mask & (luminance(plain) < 0.8)
+  targets = [TargetLight("", gray, None), TargetLight("", gray, warm), TargetLight("", gray, np.stack([gray] * 3))]
+  pictures, lights = RELIGHT[kind](record.original, record.normal, record.mask, record.source_light, targets)
+  plain, tinted, white = pictures
+  mask = record.mask & (luminance(plain) < 0.8)
   assert np.abs(luminance(tinted) - luminance(plain))[mask].mean() < 0.01
   blue_to_red = [image[mask][:, 2].mean() / image[mask][:, 0].mean() for image in (plain, tinted, white)]
   assert blue_to_red[1] < 0.8 * blue_to_red[0]
   assert blue_to_red[2] == pytest.approx(blue_to_red[0], rel=0.03)
+  # Gray and colours of a light are made brighter alike.
+  np.testing.assert_allclose(weight @ lights[1].color, lights[1].sh, rtol=1e-5)
 
 
 def test_what_is_wrong_with_a_portrait_rejects_it_by_name(monkeypatch):
@@ -187,14 +267,15 @@ def test_normals_that_are_not_numbers_reject_the_portrait(monkeypatch):
   assert rejection == Rejection("face-00000001", "the face's normals are not all finite")
 
 
-def test_the_networks_own_estimate(shared):
+@pytest.mark.parametrize("kind", ratio.KINDS)
+def test_the_networks_own_estimate(shared, kind):
   shared("reference/dpr/trained_model_03.t7")
-  settings = Settings(count=1, size=256, light_estimator="network", weights="official-512")
+  settings = Settings(count=1, size=256, ratio=kind, light_estimator="network", weights="official-512")
   with Synthesis(settings) as ready:
     (result,) = ready.relit("face-00000000")
   assert result.record.source_light.shape == (9,)
   skin = skin_mask(result.maps, result.record.mask)
-  assert sh.shading(result.record.normal[skin], result.record.source_light).mean() == pytest.approx(1, abs=1e-3)
+  assert sh.shading(result.record.normal[skin], result.record.source_light).mean() == pytest.approx(1, abs=2e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,7 +321,8 @@ def test_published_relit_portraits_from_float_normals(float_normals, shared):
   lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
   source = np.loadtxt(folder / "ori_sh.txt").astype(np.float32)
   targets = np.stack([np.loadtxt(folder / f"imgHQ00000_light_{k:02d}.txt") for k in range(5)]).astype(np.float32)
-  ours = ratio.relight_luminance(lab[..., 0].astype(np.float32) / 255, normal, source, targets)
+  lightness = lab[..., 0].astype(np.float32) / 255
+  ours = ratio.relight_luminance(lightness, normal, source, targets, kind="published")
   for k in range(5):
     relit = cv2.cvtColor(np.dstack([(ours[k] * 255).astype(np.uint8), lab[..., 1:]]), cv2.COLOR_LAB2BGR)
     difference = cv2.absdiff(relit, cv2.imread(str(folder / f"imgHQ00000_{k:02d}.png")))
@@ -254,7 +336,14 @@ def test_the_whole_chain_on_the_published_face(float_normals, shared, tmp_path):
   root = shared("reference/ri_render")
   shared("models/face_landmarker.task")
   (tmp_path / "imgHQ00000.png").symlink_to(root / "data/imgHQ00000.png")
-  settings = Settings(source=str(tmp_path), aligned=True, normals="face_mesh", light_estimator="fit", denoise="nlm")
+  settings = Settings(
+    source=str(tmp_path),
+    aligned=True,
+    normals="face_mesh",
+    ratio="published",
+    light_estimator="fit",
+    denoise="nlm",
+  )
   folder = root / "relighting/imgHQ00000"
   with Synthesis(settings) as ready:
     lights = [
@@ -276,11 +365,12 @@ def test_the_whole_chain_on_the_published_face(float_normals, shared, tmp_path):
     assert np.abs(result.record.relit[k].astype(int) - expected)[both].mean() < 25
 
 
-def test_the_chroma_of_a_portrait_stays(relit):
+def test_as_published_the_chroma_of_a_portrait_stays(relit_as_published):
   """The paper relights L alone."""
-  for pixels in relit.record.relit:
-    before, after = (color.srgb_to_lab(p.astype(np.float32) / 255) for p in (relit.record.original, pixels))
-    good = relit.record.mask & (after[..., 0] > 20) & (after[..., 0] < 70)
+  record = relit_as_published.record
+  for pixels in record.relit:
+    before, after = (color.srgb_to_lab(p.astype(np.float32) / 255) for p in (record.original, pixels))
+    good = record.mask & (after[..., 0] > 20) & (after[..., 0] < 70)
     if good.sum() > 50:
       assert np.abs(before - after)[..., 1:][good].mean() < 3
 

@@ -19,12 +19,15 @@ from ml_collections import ConfigDict
 from dpr_jax import training
 from dpr_jax.discriminator import PatchDiscriminator
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, STARTS_AT_ZERO, HourglassNet, HourglassNet1024, RatioHourglassNet
+from dpr_jax.hourglass import ALL_SKIPS, HourglassNet, HourglassNet1024
+from dpr_jax.light import Light, as_told
+from dpr_jax.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.training import Stage, create_train_state, data_mesh, make_train_step, shard_batch, stage_at
 from dpr_jax.training_config import default_config
 from dpr_jax.views import Faces, Views, relight_faces
 
 SIZE, FACES = 32, 4
+RATIO_SIZE = 64
 
 
 def small_config():
@@ -37,11 +40,25 @@ def small_config():
   return config
 
 
-def smooth(rng, count):
-  """`[count, SIZE, SIZE, 1]` pictures in [0, 1] that a small network can tell apart."""
-  y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+def ratio_config():
+  """Of the ratio network, as its recipe trains it."""
+  config = small_config()
+  config.batch_size = 2
+  config.network.name, config.data.size, config.data.mode = "ratio", RATIO_SIZE, "online"
+  config.online.lamp_share, config.online.original_share = 0.5, 0.25
+  config.loss.adversarial = config.loss.feature = config.loss.gradient = 0.0
+  config.loss.update(RATIO_WEIGHTS)
+  return config
+
+
+RATIO_WEIGHTS = {"image": 1.0, "light": 0.3, "normal": 10.0, "depth": 1.0, "framing": 3.0, "skin": 0.5}
+
+
+def smooth(rng, count, size=SIZE):
+  """`[count, size, size, 1]` pictures in [0, 1] that a small network can tell apart."""
+  y, x = np.mgrid[:size, :size] / size
   a, b, c = rng.uniform(-3, 3, (3, count, 1, 1))
-  grain = rng.uniform(-0.1, 0.1, (count, SIZE, SIZE))  # instance norm divides by what varies in 2 x 2 pixels
+  grain = rng.uniform(-0.1, 0.1, (count, size, size))  # instance norm divides by what varies in 2 x 2 pixels
   return (0.5 + 0.4 * np.sin(a * x + b * y + c) + grain)[..., None].astype(np.float32)
 
 
@@ -59,16 +76,16 @@ def some_views(seed=0, count=FACES):
   )
 
 
-def some_faces(seed=0, count=FACES):
+def some_faces(seed=0, count=FACES, size=SIZE):
   rng = np.random.default_rng(seed)
-  normal = rng.normal(0, 0.3, (count, SIZE, SIZE, 3)).astype(np.float32)
+  normal = rng.normal(0, 0.3, (count, size, size, 3)).astype(np.float32)
   normal[..., 1] = -1
   normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
   light = np.tile(np.float32([0.8, -0.3, 0.2, 0.1, 0, 0, 0, 0, 0]), (count, 1))
-  mask = np.ones((count, SIZE, SIZE, 1), np.float32)
-  return Faces(
-    smooth(rng, count), normal, 0.1 * smooth(rng, count), mask, np.tile(np.float32([1, 0, 0]), (count, 1)), light
-  )
+  mask = np.ones((count, size, size, 1), np.float32)
+  mask[:, size // 2 :, : size // 4] = 0
+  framing = np.tile(np.float32([1, 0, 0]), (count, 1))
+  return Faces(smooth(rng, count, size), normal, 0.1 * smooth(rng, count, size), mask, framing, light)
 
 
 def part_of(views, faces):
@@ -83,8 +100,9 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 def compiled(config_json, mesh, online):
   """A compiled step for the first stage of a config."""
   config = ConfigDict(json.loads(config_json))
-  make = some_faces if online else some_views
-  state, batch = create_train_state(config, mesh), shard_batch(make(count=config.batch_size), mesh)
+  count, size = config.batch_size, config.data.size
+  batch = shard_batch(some_faces(count=count, size=size) if online else some_views(count=count), mesh)
+  state = create_train_state(config, mesh)
   return make_train_step(config, mesh).lower(state, batch, stage_at(0, config)).compile(COMPILER_OPTIONS)
 
 
@@ -300,16 +318,80 @@ def test_microbatches_add_up_to_their_mean():
 
 def test_lights_are_drawn_from_seed_and_step():
   config = small_config()
-  config.seed, config.data.mode = 3, "online"
+  config.seed, config.data.mode, config.online.lamp_share = 3, "online", 0.5
   faces = some_faces()
   states, metrics = run(config, [faces, faces])
   drawn = []
   for step, measured in enumerate(metrics):
     key = jax.random.fold_in(jax.random.key(3), step)
-    drawn.append(jax.device_get(relight_faces(key, faces, config.online)))
+    views = jax.device_get(drawing(key, faces, config.online))
+    # A published network is told of a lamp in nine numbers.
+    drawn.append(views._replace(light=np.asarray(as_told(views.light))))
     expected = terms_by_hand(states[step], drawn[-1], config)
     assert {name: measured[name] for name in expected} == pytest.approx(expected, rel=1e-4)
   assert np.abs(drawn[0].light - drawn[1].light).max() > 0.01
+
+
+def drawing(key, faces, online):
+  return jax.jit(lambda key, faces: relight_faces(key, faces, online))(key, faces)
+
+
+def ratio_terms_by_hand(state, views, config):
+  """The losses of a step of the ratio network, in NumPy from two passes: view 0 to 1 and 1 to 0."""
+  source, target = np.concatenate(views.luminance), np.concatenate(views.luminance[::-1])
+  own, other = (Light(*(np.concatenate(part[::step]) for part in views.light)) for step in (1, -1))
+  network = RatioHourglassNet(base_filters=4)
+  forward = jax.jit(lambda *args: network.apply(*args, ALL_SKIPS, True, mutable="batch_stats")[0])
+  args = {"params": state.params, "batch_stats": state.batch_stats}, source, other
+  relit = jax.device_get(forward.lower(*args).compile(COMPILER_OPTIONS)(*args))
+
+  def shrunk(pictures):
+    small = RATIO_SIZE // 4
+    return np.concatenate([pictures] * 2).reshape(len(source), small, 4, small, 4, -1).mean((2, 4))
+
+  normal, mask, depth = (shrunk(each) for each in (views.normal, views.mask, views.depth))
+  normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+  area = mask.sum((1, 2, 3), keepdims=True)
+  off = relit.shape.depth - depth
+  off = off - (off * mask).sum((1, 2, 3), keepdims=True) / area
+  skin = relit.shape.skin
+  numbers = np.asarray(light_numbers(relit.source_light, own)) - np.asarray(light_numbers(own, own))
+  return {
+    "image": np.abs(relit.luminance - target).mean(),
+    "light": np.square(numbers).sum(1).mean(),
+    "normal": np.mean(1 - np.sum(relit.shape.normal * normal, axis=-1)),
+    "depth": np.mean((np.abs(off) * mask).sum((1, 2, 3), keepdims=True) / area),
+    "framing": np.abs(relit.shape.framing - np.concatenate([views.framing] * 2)).mean(),
+    "skin": -np.mean(mask * np.log(skin) + (1 - mask) * np.log1p(-skin)),
+  }
+
+
+RATIO_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def ratio_overfit():
+  """States and metrics of a ratio network that is shown the same two faces again and again."""
+  config = ratio_config()
+  config.optimizer.learning_rate, config.optimizer.clip_norm = 5e-3, 1.0
+  return run(config, [some_faces(count=2, size=RATIO_SIZE)] * RATIO_STEPS)
+
+
+def test_the_terms_of_the_ratio_network(ratio_overfit):
+  states, metrics = ratio_overfit
+  faces, key = some_faces(count=2, size=RATIO_SIZE), jax.random.fold_in(jax.random.key(0), 0)
+  expected = ratio_terms_by_hand(states[0], jax.device_get(drawing(key, faces, ratio_config().online)), ratio_config())
+  assert {name: metrics[0][name] for name in expected} == pytest.approx(expected, rel=1e-3)
+  for measured in metrics:
+    assert measured["loss"] == pytest.approx(sum(RATIO_WEIGHTS[name] * measured[name] for name in expected), rel=1e-5)
+
+
+def test_the_ratio_network_learns_shape(ratio_overfit):
+  """Of faces whose lights are others in every step."""
+  _, metrics = ratio_overfit
+  assert all(np.isfinite(value) for measured in metrics for value in measured.values())
+  for name in ("normal", "depth", "skin"):
+    assert metrics[-1][name] < 0.9 * metrics[0][name]
 
 
 def test_bfloat16_keeps_the_parameters_in_float32(overfit):
@@ -333,7 +415,7 @@ sys.path.insert(0, "tests")
 import test_training as t
 
 config = t.small_config()
-config.batch_size, config.accumulate, config.data.mode = 16, 2, "online"
+config.batch_size, config.accumulate, config.data.mode, config.online.lamp_share = 16, 2, "online", 0.5
 # Parameters without gradient (a bias before batch norm) take steps of this size along rounding errors.
 config.optimizer.learning_rate = config.optimizer.discriminator_learning_rate = 1e-4
 faces = t.some_faces(count=16)
@@ -348,7 +430,9 @@ for count in (1, 8):
     stats = stats or [leaf.ravel().tolist() for leaf in jax.tree.leaves(jax.device_get(state.batch_stats))]
     metrics.append({name: float(value) for name, value in measured.items()})
   shards = [batch.luminance.addressable_shards[0].data.shape[0], len(state.step.sharding.device_set)]
-  found.append({"metrics": metrics, "moved": moved, "stats": stats, "shards": shards})
+  views = jax.device_get(t.drawing(jax.random.key(1), batch, config.online))
+  views = [views.luminance.mean((2, 3, 4)).tolist(), [part.ravel().tolist() for part in views.light]]
+  found.append({"metrics": metrics, "moved": moved, "stats": stats, "shards": shards, "views": views})
 print(json.dumps(found))
 """
 
@@ -369,6 +453,11 @@ def test_eight_devices_give_the_losses_of_one():
     losses = by_one.keys() - norms
     assert {name: by_eight[name] for name in losses} == pytest.approx({name: by_one[name] for name in losses}, rel=1e-5)
     assert {name: by_eight[name] for name in norms} == pytest.approx({name: by_one[name] for name in norms}, rel=1e-3)
+  # Lights are drawn for the whole batch.
+  for by_one, by_eight in zip(
+    [one["views"][0], *one["views"][1]], [eight["views"][0], *eight["views"][1]], strict=True
+  ):
+    np.testing.assert_allclose(by_eight, by_one, rtol=1e-4, atol=1e-5)
   # Statistics of the whole batch, not of a device's share.
   for by_one, by_eight in zip(one["stats"], eight["stats"], strict=True):
     np.testing.assert_allclose(by_eight, by_one, rtol=1e-4, atol=1e-6)
@@ -384,7 +473,7 @@ def test_random_weights_are_distributed_as_flax_draws_them(module):
   kernels = 0
   for name, leaf in ours.items():
     assert leaf.dtype == np.float32
-    if name[-1] != "kernel" or set(name) & set(STARTS_AT_ZERO):
+    if name[-1] != "kernel":
       np.testing.assert_array_equal(leaf, flax[name])
       continue
     kernels += 1
@@ -426,6 +515,9 @@ def weights_of(monkeypatch):
 def started_from(name, **fields):
   config = small_config()
   config.network.name, config.network.init = name, "runs/first"
+  if name == "ratio":
+    config = ratio_config()
+    config.network.init = "runs/first"
   config.network.update(fields)
   state = jax.device_get(create_train_state(config, data_mesh()))
   return {"params": state.params, "batch_stats": state.batch_stats}, state.ema
@@ -434,6 +526,12 @@ def started_from(name, **fields):
 def test_init_takes_a_whole_network(weights_of):
   variables = weights_of(HourglassNet(base_filters=4))
   for started in started_from("512"):
+    assert_close(started, variables, rtol=0)
+
+
+def test_init_takes_a_ratio_network(weights_of):
+  variables = weights_of(RatioHourglassNet(base_filters=4))
+  for started in started_from("ratio"):
     assert_close(started, variables, rtol=0)
 
 
@@ -454,6 +552,9 @@ def test_init_gives_a_1024_network_the_trunk_of_a_512_one(weights_of):
     (HourglassNet(base_filters=8), "512", {}),
     (HourglassNet(base_filters=8), "1024", {}),
     (HourglassNet(base_filters=4), "512", {"light_channels": 9}),
+    (HourglassNet(base_filters=4), "ratio", {}),
+    (RatioHourglassNet(base_filters=4), "512", {}),
+    (RatioHourglassNet(base_filters=8), "ratio", {}),
   ],
 )
 def test_init_says_what_does_not_fit(weights_of, module, name, fields):

@@ -155,9 +155,12 @@ def test_a_batch_is_shared_evenly():
 
 def test_shape_is_learnt_by_the_ratio_network_from_photos_with_normals():
   ratio = {"network__name": "ratio", "data__size": 128, "data__mode": "online"}
-  check_config(changed(**ratio, loss__normal=5.0, loss__depth=1.0, loss__framing=3.0))
+  check_config(changed(**ratio, loss__normal=5.0, loss__depth=1.0, loss__framing=3.0, loss__skin=1.0))
   assert refused(changed(loss__normal=1.0)).startswith("config.loss.normal is 1.0: only with")
   assert refused(changed(loss__depth=1.0)).startswith("config.loss.depth is 1.0: only with")
-  assert refused(changed(**ratio | {"data__mode": "offline"}, loss__normal=2.0)).startswith("config.loss.normal is 2.0")
+  assert refused(changed(loss__framing=1.0)).startswith("config.loss.framing is 1.0: only with")
+  assert refused(changed(loss__skin=1.0)).startswith("config.loss.skin is 1.0: only with")
+  offline = ratio | {"data__mode": "offline"}
+  assert refused(changed(**offline)).startswith("config.data.mode is offline: the ratio network is trained online")
   assert "no multiple of 64" in refused(changed(**ratio | {"data__size": 96}))
   assert "skip connections are all on" in refused(changed(**ratio, skip_steps=(0, 0, 0, 1)))

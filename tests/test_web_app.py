@@ -19,9 +19,10 @@ pytest.importorskip("gradio", reason="Gradio (extra `app`) is not installed")
 import gradio_client
 import httpx
 
-from dpr_jax import sh, web_app
+from dpr_jax import light as light_lib
+from dpr_jax import web_app
 from dpr_jax.checkpoints import load_params
-from dpr_jax.lights import PRESETS, lamp, parse_light
+from dpr_jax.lights import PRESETS, Direction, parse_light, studio_light
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.pictures import astronaut
 from dpr_jax.relight_service import RelightService
@@ -84,10 +85,13 @@ def wishes(photo, **changed):
     "kind": web_app.LAMP,
     "azimuth": 65,
     "elevation": 10,
-    "ambient": 0.3,
+    "fill": 0.25,
+    "size": 15,
     "environment": None,
+    "env_rotate": 0,
     "reference": None,
     "strength": 1,
+    "exposure": 0,
     "kelvin": 6504,
     "weights": "default",
     "face": web_app.ALL_FACES,
@@ -118,7 +122,7 @@ def test_another_program_gets_the_photo_relit_in_full(client, photos, service):
   )
   assert left.shape == (300, 300, 3)
   assert leans_left(left) > 1.15 > 0.9 > leans_left(right)
-  wish = web_app.Wish(web_app.Direction(65, 10, 0.3))
+  wish = web_app.Wish(Direction(65, 10, 0.25, 15))
   np.testing.assert_array_equal(left, service.relight(photos / "astronaut.png", wish).pixels)
 
 
@@ -131,8 +135,47 @@ def test_the_endpoints_tell_what_they_take(client):
 def test_a_preview_tells_the_lights_too(client, photos, service):
   pictures, target, source = client.predict(*wishes(photos / "astronaut.png"), api_name="/preview")
   assert leans_left(read_photo(pictures[1]).pixels) > 1.1
-  np.testing.assert_allclose(target["sh"], lamp(web_app.Direction(65, 10, 0.3), load_params("default")), atol=1e-6)
-  np.testing.assert_allclose(source["sh"], service.source_light(photos / "astronaut.png"), atol=1e-6)
+  assert_is_light(target["light"], studio_light(Direction(65, 10, 0.25, 15)))
+  assert_is_light(source["light"], service.source_light(photos / "astronaut.png"))
+  assert (target["lamp"], source["lamp"]) == (True, False)
+  assert [target[name] for name in Direction._fields] == [65, 10, 0.25, 15]
+
+
+def assert_is_light(lists, light):
+  """The lists of a light that the page is told."""
+  assert lists.keys() == light._asdict().keys()
+  for name, part in light._asdict().items():
+    np.testing.assert_allclose(np.reshape(lists[name], part.shape), part, atol=1e-5, err_msg=name)
+
+
+def test_even_light_has_no_lamp(client, photos, service):
+  changed = {"kind": web_app.EVEN, "kelvin": 3000}
+  _, target, _ = client.predict(*wishes(photos / "astronaut.png", **changed), api_name="/preview")
+  assert target["lamp"] is False
+  assert_is_light(target["light"], service.light(web_app.Wish(None, kelvin=3000)))
+
+
+def test_every_dial_of_a_program_turns_something(client, photos, tmp_path):
+  from test_lights import write_environment
+
+  panorama = np.full((32, 64, 3), 0.1, np.float32)
+  panorama[12:16, :2] = 50
+  path = write_environment(tmp_path / "map.hdr", panorama)
+  of_map = {"kind": web_app.MAP, "environment": gradio_client.handle_file(str(path))}
+  for before, changed in (
+    ({}, {"fill": 0.9}),
+    ({"fill": 0}, {"size": 60}),
+    ({}, {"exposure": -1}),
+    ({}, {"kelvin": 2500}),
+    ({}, {"strength": 0.3}),
+    (of_map, {"env_rotate": 90}),
+  ):
+    pictures = [
+      client.predict(*wishes(photos / "astronaut.png", **dials), api_name="/preview")[0][1]
+      for dials in (before, before | changed)
+    ]
+    one, other = (read_photo(picture).pixels[FACE].astype(int) for picture in pictures)
+    assert np.abs(one - other).mean() > 0.2, changed
 
 
 def test_a_turn_is_a_film_of_sixty_frames(client, photos):
@@ -173,7 +216,10 @@ def test_the_page_for_other_programs_is_right(address, photos, tmp_path, monkeyp
   [
     ({"azimuth": 400}, "azimuth 400: must lie in -360 to 360"),
     ({"elevation": "up"}, "elevation up: must lie in -90 to 90"),
-    ({"ambient": -1}, "less than minimum value 0"),
+    ({"fill": -1}, "less than minimum value 0"),
+    ({"size": 90}, "greater than maximum value 60"),
+    ({"exposure": 4}, "greater than maximum value 3"),
+    ({"kind": web_app.EVEN, "azimuth": None}, "azimuth None: must lie in -360 to 360"),
     ({"strength": 9}, "greater than maximum value 2"),
     ({"kelvin": 100}, "less than minimum value 2000"),
     ({"weights": "official-512"}, "official-512"),
@@ -213,7 +259,7 @@ def test_no_address_is_fetched(client, photos, monkeypatch):
 
   fetched = []
   monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", lambda *asked, **_: fetched.append(asked))
-  for changed in ({"photo": 0}, {"environment": 5, "kind": web_app.MAP}, {"reference": 6, "kind": web_app.PORTRAIT}):
+  for changed in ({"photo": 0}, {"environment": 6, "kind": web_app.MAP}, {"reference": 8, "kind": web_app.PORTRAIT}):
     (position,) = (value for value in changed.values() if isinstance(value, int))
     asked = wishes(photos / "astronaut.png", **{name: value for name, value in changed.items() if name == "kind"})
     asked[position] = {"path": "http://example.org/face.png", "meta": {"_type": "gradio.FileData"}}
@@ -401,7 +447,7 @@ def test_the_light_follows_the_hand(visit):
 
 
 def test_the_sphere_of_the_page_is_lit_as_ours(visit):
-  """The page computes its nine numbers by itself, to be quick: they are those of `lights.lamp`."""
+  """The page computes its lamp and fill by itself, to be quick: they are those of `lights.studio_light`."""
   page = visit()
   drag(page, -0.5, 0.5)
   says, drawn = page.locator("#target").evaluate(  # both at once
@@ -411,13 +457,13 @@ def test_the_sphere_of_the_page_is_lit_as_ours(visit):
     ]"""
   )
   azimuth, elevation = (int(part.split("°")[0]) for part in says.split(", "))
-  size, light = 256, lamp(web_app.Direction(azimuth, elevation))
+  size, light = 256, studio_light(PRESETS["left"]._replace(azimuth=azimuth, elevation=elevation))
   drawn = np.array(drawn, np.uint8).reshape(size, size, 4)
   at = (np.arange(size) + 0.5 - size / 2) / (size / 2 * 0.76)
   x, z = np.meshgrid(at, -at)
   disc = x**2 + z**2 <= 1
   normals = np.stack([x, -np.sqrt(np.maximum(1 - x**2 - z**2, 0)), z], axis=-1)
-  shade = np.maximum(sh.shading(normals, light), 0)
+  shade = light_lib.shading(light, normals)[..., 0]
   expected = 18 + 230 * np.sqrt(np.maximum(shade - shade[disc].min(), 0) / np.ptp(shade[disc]))
   off = np.abs(drawn[..., 0] - expected)[x**2 + z**2 < 0.97]  # the rim is smooth
   assert np.median(off) <= 1
@@ -431,9 +477,25 @@ def test_a_preset_and_a_slider(visit):
   page.get_by_role("option", name="split-right", exact=True).click()
   picture, source = wait_for_another(page, source, lambda picture: leans_left(picture) < 0.8)
   contrast = picture[FACE].std()
-  page.locator("#ambient input[type=number]").fill("0.9")
-  page.locator("#ambient input[type=number]").press("Enter")
-  wait_for_another(page, source, lambda picture: picture[FACE].std() < contrast)
+  page.locator("#fill input[type=number]").fill("0.9")
+  page.locator("#fill input[type=number]").press("Enter")
+  picture, source = wait_for_another(page, source, lambda picture: picture[FACE].std() < contrast)
+  brightness = picture[FACE].mean()
+  page.locator("#exposure input[type=number]").fill("-1")
+  page.locator("#exposure input[type=number]").press("Enter")
+  wait_for_another(page, source, lambda picture: picture[FACE].mean() < 0.85 * brightness)
+
+
+def test_the_preset_without_a_lamp(visit):
+  page = visit()
+  _, source = after(page)
+  page.locator("#preset input").click()
+  page.get_by_role("option", name="flat", exact=True).click()
+  _, source = wait_for_another(page, source, lambda picture: leans_left(picture) < 1.1)
+  assert page.locator("#target .says").inner_text() == "drag to place a lamp instead"
+  drag(page, -0.85, 0.1)
+  wait_for_another(page, source, lambda picture: leans_left(picture) > 1.1)
+  assert "left" in page.locator("#target .says").inner_text()
 
 
 def upload(page, part, path):
@@ -467,7 +529,7 @@ def test_the_light_of_a_portrait_is_carried_over(visit, photos, tmp_path, servic
   page.locator("#reference input[type=file]").first.set_input_files(tmp_path / "lit.png")
   wait_for_another(page, source, lambda picture: leans_left(picture) < 0.97)
   light = parse_light(str(tmp_path / "lit.png"), load_params("default"))
-  assert light[3] > 0  # from the right
+  assert light_lib.told(light)[0, 3] > 0  # from the right
 
 
 def test_a_photo_without_a_face_raises_a_toast_and_changes_nothing(visit, photos):
@@ -482,7 +544,7 @@ def test_a_photo_without_a_face_raises_a_toast_and_changes_nothing(visit, photos
 
 def test_on_a_phone_the_face_comes_first_and_nothing_sticks_out(visit):
   page = visit(390, 844)
-  boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("result", "target", "ambient", "photo")}
-  assert boxes["result"]["y"] < boxes["target"]["y"] < boxes["ambient"]["y"] < boxes["photo"]["y"]
+  boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("result", "target", "fill", "photo")}
+  assert boxes["result"]["y"] < boxes["target"]["y"] < boxes["fill"]["y"] < boxes["photo"]["y"]
   assert boxes["target"]["y"] < 844  # the lamp is within reach while the face is seen
   assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_gen import srgb
 from data_gen.face_maps import Label
 from data_gen.procedural_faces import visibility
 from data_gen.procedural_faces.scene import Scene, to_mesh_axes
@@ -108,13 +109,11 @@ def _mirrored(normal: np.ndarray) -> np.ndarray:
 def render(scene: Scene, light: np.ndarray, lamp: Lamp | None = None, gloss: float = 0.0) -> np.ndarray:
   """A photo: uint8 sRGB `[S, S, 3]`; the arguments are those of `radiance`.
 
-  Lambertian in linear light: the pixel is sRGB(albedo x shading), clipped. The relighting pipeline multiplies shading
-  to the L of Lab instead; its exact target for a face is therefore another `render`, not a ratio of this one.
+  Lambertian in linear light: the pixel is sRGB(albedo x shading), clipped. A ratio image in linear light relights it
+  exactly, but for shine, shadows and what is clipped; the published one, which multiplies L of Lab, does not.
   """
   linear = np.clip(radiance(scene, light, lamp, gloss), 0, 1)
-  linear = _smooth_edges(scene, linear)
-  srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-6) ** (1 / 2.4) - 0.055)
-  return (srgb * 255 + 0.5).astype(np.uint8)
+  return srgb.from_linear(_smooth_edges(scene, linear))
 
 
 def _smooth_edges(scene: Scene, linear: np.ndarray) -> np.ndarray:

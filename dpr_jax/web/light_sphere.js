@@ -1,6 +1,7 @@
 // The lit sphere: shows a light, and lets a person drag a lamp over it. Gradio hands in `element`, `props`, `trigger`
-// and `watch`; `props.value` is {azimuth, elevation, sh}: degrees to the image's left and up from the camera, and the
-// nine numbers of the light that is shown.
+// and `watch`; `props.value` is {azimuth, elevation, fill, size, lamp, light}: degrees to the image's left and up from
+// the camera, the fill's light over the lamp's, the lamp's diameter in degrees, whether that lamp is the light that is
+// shown, and this light, {soft, towards, irradiance, size} as dpr_jax.light.Light has them.
 
 const DISC = 0.76; // radius of the sphere, of half the canvas; around it lies what is behind the head
 const FARTHEST = 130; // degrees from the camera that a lamp can be dragged to
@@ -11,20 +12,37 @@ const canvas = () => element.querySelector("canvas");
 const degrees = (radians) => (radians * 180) / Math.PI;
 const radians = (degrees) => (degrees * Math.PI) / 180;
 
-// dpr_jax.sh: x to the right, y away from the camera, z up; harmonics in the order of sh.basis, each times what the
-// clamped cosine leaves of its band (sh.LAMBERTIAN).
-function shading(x, y, z, light) {
+// dpr_jax.light.facing.
+function facing(cosine, size) {
+  const half = Math.max(Math.sin(radians(size) / 2), 1e-4);
+  return cosine > half ? cosine : Math.max(cosine + half, 0) ** 2 / (4 * half);
+}
+
+// dpr_jax.light.shading of a normal, [red, green, blue] or [gray]. Axes of dpr_jax.sh: x to the right, y away from the
+// camera, z up; harmonics in the order of sh.basis, each times what the clamped cosine leaves of its band.
+function shading(x, y, z, { soft, towards, irradiance, size }) {
   const root = Math.sqrt(Math.PI);
   const [b0, b1, b2] = [1 / (2 * root), Math.sqrt(3) / (2 * root), Math.sqrt(15) / (2 * root)];
   const [l0, l1, l2] = [Math.PI, (2 * Math.PI) / 3, Math.PI / 4];
-  return (
-    l0 * b0 * light[0] +
-    l1 * b1 * (y * light[1] + z * light[2] + x * light[3]) +
-    l2 * b2 *
-      (x * y * light[4] + y * z * light[5] + ((3 * z * z - 1) / (2 * Math.sqrt(3))) * light[6] +
-        x * z * light[7] + ((x * x - y * y) / 2) * light[8])
+  const shades = soft.map((light) =>
+    Math.max(
+      l0 * b0 * light[0] +
+        l1 * b1 * (y * light[1] + z * light[2] + x * light[3]) +
+        l2 * b2 *
+          (x * y * light[4] + y * z * light[5] + ((3 * z * z - 1) / (2 * Math.sqrt(3))) * light[6] +
+            x * z * light[7] + ((x * x - y * y) / 2) * light[8]),
+      0,
+    ),
   );
+  towards.forEach(([a, b, c], lamp) => {
+    const lit = facing(a * x + b * y + c * z, size[lamp]);
+    irradiance[lamp].forEach((amount, channel) => (shades[channel] += lit * amount));
+  });
+  return shades;
 }
+
+const luminance = (shades) =>
+  shades.length === 1 ? shades[0] : 0.2126 * shades[0] + 0.7152 * shades[1] + 0.0722 * shades[2];
 
 function direction({ azimuth, elevation }) {
   const [a, e] = [radians(azimuth), radians(elevation)];
@@ -61,6 +79,7 @@ function paint() {
   const context = board.getContext("2d");
   const picture = context.createImageData(side, side);
   const shades = new Float32Array(side * side).fill(NaN);
+  const tints = new Map(); // of coloured lights: each pixel's colour at luminance 1, as the eye has it
   let [darkest, brightest] = [Infinity, -Infinity];
   for (let row = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
@@ -68,8 +87,12 @@ function paint() {
       const z = (half - row - 0.5) / (half * DISC);
       const rest = 1 - x * x - z * z;
       if (rest < 0) continue;
-      const shade = Math.max(shading(x, -Math.sqrt(rest), z, value.sh), 0);
+      const colour = shading(x, -Math.sqrt(rest), z, value.light);
+      const shade = luminance(colour);
       shades[row * side + column] = shade;
+      if (colour.length === 3 && shade > 0) {
+        tints.set(row * side + column, colour.map((channel) => (channel / shade) ** (1 / 2.2)));
+      }
       darkest = Math.min(darkest, shade);
       brightest = Math.max(brightest, shade);
     }
@@ -81,7 +104,10 @@ function paint() {
     if (Number.isNaN(shades[k])) continue;
     const level = even ? 235 : 18 + 230 * Math.sqrt((shades[k] - darkest) / span);
     const away = Math.hypot((k % side) + 0.5 - half, Math.floor(k / side) + 0.5 - half);
-    picture.data.set([level, level * 0.985, level * 0.95, 255 * Math.max(0, Math.min(1, rim - away))], 4 * k);
+    const tint = tints.get(k) ?? [1, 0.985, 0.95];
+    const most = Math.max(255, ...tint.map((channel) => level * channel)) / 255;
+    const alpha = 255 * Math.max(0, Math.min(1, rim - away));
+    picture.data.set([...tint.map((channel) => (level * channel) / most), alpha], 4 * k);
   }
   context.putImageData(picture, 0, 0);
   element.querySelector(".says").textContent = props.movable ? inWords(value) : "";
@@ -110,24 +136,18 @@ function inWords({ azimuth, elevation, lamp }) {
   return elevation === 0 ? across : `${across}, ${Math.abs(elevation)}° ${elevation > 0 ? "up" : "down"}`;
 }
 
-// A lamp with even light around it: sh.directional, for a picture that follows the finger; the server's is the one
+// A gray lamp and its fill: dpr_jax.light.key_and_fill, for a picture that follows the finger; the server's is the one
 // that counts, and the two agree.
-function lampLight(lamp, ambient) {
-  const [x, y, z] = direction(lamp);
-  const root = Math.sqrt(Math.PI);
-  const [b1, b2] = [Math.sqrt(3) / (2 * root), Math.sqrt(15) / (2 * root)];
-  const scale = (1 - ambient) * 0.75 * 2 * root;
-  const [one, two] = [(2 / 3) * b1 * scale, (1 / 4) * b2 * scale];
-  return [
-    0.75, one * y, one * z, one * x, two * x * y, two * y * z,
-    (two * (3 * z * z - 1)) / (2 * Math.sqrt(3)), two * x * z, (two * (x * x - y * y)) / 2,
-  ];
+function lampLight(lamp, fill, size) {
+  const soft = [(fill / 2 / Math.PI) * Math.sqrt(4 * Math.PI), 0, 0, 0, 0, 0, 0, 0, 0];
+  soft[1] = (-fill / 2 / ((2 * Math.PI) / 3)) * Math.sqrt((4 * Math.PI) / 3);
+  return { soft: [soft], towards: [direction(lamp)], irradiance: [[1]], size: [size] };
 }
 
 let timer = null;
 function move(lamp, last) {
-  const ambient = props.value.ambient ?? 0.3;
-  props.value = { ...lamp, ambient, lamp: true, sh: lampLight(lamp, ambient) };
+  const { fill, size } = props.value;
+  props.value = { ...lamp, fill, size, lamp: true, light: lampLight(lamp, fill, size) };
   paint();
   if (last) {
     clearTimeout(timer);
