@@ -194,9 +194,9 @@ def read_coefficients(path: str | os.PathLike) -> np.ndarray:
 def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS, rotate: float = 0.0) -> Light:
   """The light of an environment map: its brightest compact sources as lamps, the rest as the soft part.
 
-  See `environment_lamps.panorama_light`. The colours are the map's own, white-balanced for three
-  quarters of its mean tint. Its unit is not: the whole is scaled to a first
-  coefficient of 0.8 of the gray projection.
+  See `environment_lamps.panorama_light`. As a camera would, it is balanced for the colour of the place: of the tint of
+  the map's mean radiance a quarter is left, as an exponent, and differences between its parts stay. The unit is not the
+  map's own either: the gray projection of the whole has a first coefficient of 0.8.
 
   Args:
     path: a file as for `read_environment`.

@@ -31,7 +31,9 @@ def luminance(linear):
 def test_a_ratio_of_one_changes_no_bit_of_a_photo(bits):
   white = 2**bits - 1
   rng = np.random.default_rng(0)
-  levels = np.concatenate([rng.integers(0, white, (2000, 3), endpoint=True), rng.integers(0, 40, (500, 3)), np.eye(3, dtype=int)])
+  levels = np.concatenate(
+    [rng.integers(0, white, (2000, 3), endpoint=True), rng.integers(0, 40, (500, 3)), np.eye(3, dtype=int)]
+  )
   levels = np.concatenate([levels, np.repeat(np.arange(0, white + 1, max(1, white // 4000))[:, None], 3, axis=1)])
   linear = color.linearise((levels / white).astype(np.float32))
   for log_ratio in (gray(0), np.zeros((1, 3), np.float32)):

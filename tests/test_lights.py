@@ -421,13 +421,32 @@ def test_environments_are_read_as_linear_rgb(tmp_path, suffix):
   np.testing.assert_array_equal(read, panorama, strict=True)
 
 
+def balanced(whole):
+  """A projection `[3, 9]` of a map with a quarter of its mean tint, at the brightness of `environment_light`."""
+  whole = whole * (whole[:, :1] / (LUMINANCE_WEIGHTS @ whole[:, 0])) ** -0.75
+  return whole * (0.8 / (LUMINANCE_WEIGHTS @ whole[:, 0]))
+
+
+def test_a_colour_cast_is_mostly_taken_off(tmp_path):
+  """Of red light four times blue light the fourth root is left; what differs from the mean goes on differing from it."""
+  neutral, cast = panorama_with((16, 16, (16, 8, 4))), np.float32([4, 2, 1])
+  plain, tinted = (
+    parse_light(str(write_environment(tmp_path / f"{name}.exr", panorama)))
+    for name, panorama in (("even", panorama_with()), ("cast", panorama_with() * cast))
+  )
+  np.testing.assert_allclose(plain.soft[:, 0], 0.8, rtol=1e-3)
+  assert tinted.soft[0, 0] / tinted.soft[2, 0] == pytest.approx(4**0.25, rel=1e-3)
+  light = parse_light(str(write_environment(tmp_path / "lamp.exr", neutral)))
+  red, blue = light.irradiance[0, [0, 2]] / light.soft[[0, 2], 0]
+  assert red / blue == pytest.approx((16 - 0.25) / (4 - 0.25), rel=0.15)
+
+
 @pytest.mark.parametrize("suffix", [".hdr", ".exr"])
-def test_the_whole_is_the_map_in_its_colours(tmp_path, suffix):
+def test_the_whole_is_the_map_but_for_the_cameras_balance(tmp_path, suffix):
   panorama = panorama_with((16, 16, (16, 0.5, 0.25)), (16, 48, (0.5, 0.25, 32)), (8, 0, (0.5, 16, 0.5)))
   light = parse_light(str(write_environment(tmp_path / f"map{suffix}", panorama)))
   assert is_plain(light, channels=3, lamps=3)
-  whole = sh.environment(panorama)
-  np.testing.assert_allclose(light_lib.harmonics(light), whole * (0.8 / (LUMINANCE_WEIGHTS @ whole[:, 0])), atol=1e-6)
+  np.testing.assert_allclose(light_lib.harmonics(light), balanced(sh.environment(panorama)), atol=1e-6)
   green, red, blue = light.irradiance / light.irradiance.max(axis=1, keepdims=True)  # the brightest first
   for colour, channel in ((red, 0), (green, 1), (blue, 2)):
     assert colour[channel] == 1
@@ -699,9 +718,7 @@ def test_lamps_of_maps_as_there_are(shared, name):
   assert is_plain(light, channels=3, lamps=len(SHARED_MAPS[name]))
   for towards, (azimuth, elevation) in zip(light.towards, SHARED_MAPS[name], strict=True):
     assert angle(towards, placed(180 + azimuth, elevation)) < 3
-  whole = sh.environment(panorama)
-  whole *= 0.8 / (LUMINANCE_WEIGHTS @ whole[:, 0])
-  np.testing.assert_allclose(light_lib.harmonics(light), whole, atol=1e-6)
+  np.testing.assert_allclose(light_lib.harmonics(light), balanced(sh.environment(panorama)), atol=1e-6)
   assert light_lib.shading(light_lib.soft_light(light.soft), every_direction()).min() > 0
 
 
