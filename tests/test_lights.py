@@ -428,7 +428,7 @@ def balanced(whole):
 
 
 def test_a_colour_cast_is_mostly_taken_off(tmp_path):
-  """Of red light four times blue light the fourth root is left; what differs from the mean goes on differing from it."""
+  """Of red light four times blue light the fourth root is left; differences from the mean stay."""
   neutral, cast = panorama_with((16, 16, (16, 8, 4))), np.float32([4, 2, 1])
   plain, tinted = (
     parse_light(str(write_environment(tmp_path / f"{name}.exr", panorama)))
