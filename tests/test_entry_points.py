@@ -68,7 +68,7 @@ def test_the_demo_is_silent_and_the_second_one_compiles_nothing(start, shared, t
   with Image.open(tmp_path / "cwd/demo/astronaut_sheet.png") as image:
     assert image.size == (6 * 308 + 8, 300 + 100 + 4 * 8)  # the photo and five lights in a row
   compiled = files(tmp_path / "cache/dpr_jax/xla")
-  assert {"encode", "decode"} <= {name.split("_")[1] for name in compiled}  # the network's two halves, jit_encode_...
+  assert {"encode", "log"} <= {name.split("_")[1] for name in compiled}  # the two halves, jit_encode_..., jit_log_ratio
   sheet = (tmp_path / "cwd/demo/astronaut_sheet.png").read_bytes()
 
   second = start(ROOT / "relight.py", "--demo", **assets)
