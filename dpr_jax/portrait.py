@@ -32,6 +32,7 @@ _STOPS = (-7.0, 3.5)
 _LAMP_COUNTS = (1, 4)
 # The side of what the key of a face is taken from, and the least that it can be.
 _KEY_SIDE, _LEAST_KEY = 64, 1e-4
+_SKIN_FINER = 4
 # `WholePhoto` with a strength: luminance (L / 100) added to both sides of the ratio.
 _RATIO_OFFSET = 0.04
 # The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
@@ -214,16 +215,22 @@ def weigh_square(square: np.ndarray, framing: Framing, face: Face, shape: tuple[
   Returns:
     `[S, S]` float32 in [0, 1].
   """
-  landmarks = face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2]
-  return head_weight(square, landmarks, _edge_inside(framing, shape))
+  return head_weight(square, _landmarks_in_square(face, framing), _edge_inside(framing, shape))
 
 
 def skin_of(face: Face, framing: Framing) -> np.ndarray:
-  """The oval of a face in its square, `[S, S]` float32, 1 inside."""
-  oval = face.landmarks[OVAL] @ framing.matrix[:, :2].T + framing.matrix[:, 2]
-  skin = np.zeros((framing.size, framing.size), np.float32)
-  cv2.fillConvexPoly(skin, cv2.convexHull(np.round(oval).astype(np.int32)), 1.0)
-  return skin
+  """The oval of a face in its square, `[S, S]` float32, 1 inside, at its edge the share of a pixel that it covers."""
+  oval = _landmarks_in_square(face, framing)[OVAL]
+  # Drawn finer: of whole pixels a mirrored face would have more or fewer, and so another key.
+  side = framing.size * _SKIN_FINER
+  skin = np.zeros((side, side), np.uint8)
+  cv2.fillConvexPoly(skin, cv2.convexHull(np.round((oval + 0.5) * _SKIN_FINER - 0.5).astype(np.int32)), 255)
+  return cv2.resize(skin, (framing.size, framing.size), interpolation=cv2.INTER_AREA) / np.float32(255)
+
+
+def _landmarks_in_square(face: Face, framing: Framing) -> np.ndarray:
+  """`[478, 2]`, in pixels of the square counted from the middle of its first, as OpenCV counts."""
+  return (face.landmarks - 0.5) @ framing.matrix[:, :2].T + framing.matrix[:, 2]
 
 
 def encode_square(

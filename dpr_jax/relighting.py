@@ -275,7 +275,7 @@ def relight_lights(
     ValueError: wrong shapes, types or ranges.
   """
   img = _check_image(img, "img", (3,), 3)
-  if any(isinstance(each, Light) for each in shs):
+  if isinstance(shs, Sequence) and any(isinstance(each, Light) for each in shs):
     shs = light.stack(shs)
   else:
     shs = _check_lights(shs, "shs", (2,), network_for(params).light_size)

@@ -110,8 +110,8 @@ def test_our_network_multiplies_linear_light():
     ratio = SMALL_RATIO.apply(PARAMS_RATIO, encoding, batch(lit), stops, method="log_ratio")[:, :37, :51]
     expected = color.delinearise(multiply_light(color.linearise(jnp.asarray(IMAGES)), ratio))
     found = relight_fn(PARAMS_RATIO, IMAGES, lit, exposure_stops=stops)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_allclose(relight_fn(PARAMS_RATIO, IMAGES[1], lit, exposure_stops=stops), found[1], atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+    np.testing.assert_allclose(relight_fn(PARAMS_RATIO, IMAGES[1], lit, exposure_stops=stops), found[1], atol=5e-4)
 
 
 def test_the_ratio_of_our_network_is_as_bright_as_the_light():
@@ -271,7 +271,7 @@ def test_gradients_are_finite(params):
   assert (np.abs(of_image[20:]) > 0).mean() > 0.9
   assert np.isfinite(of_light).all()
   assert (of_light != 0).all()
-  step = 1e-2 * np.sign(of_light)
+  step = 1e-3 * np.sign(of_light)  # a longer one meets pixels that start or cease to be lit
   difference = float(loss(params, image, LIGHTS[0] + step) - loss(params, image, LIGHTS[0] - step)) / 2
   assert difference == pytest.approx(float(of_light @ step), rel=0.05)
 

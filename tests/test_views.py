@@ -156,7 +156,7 @@ def test_one_view_is_relit_to_the_other_by_the_ratio_of_their_lights():
     first, second = (luminance_of_lightness(relit[view, b, ..., 0]) for view in (0, 1))
     shadings = [shading_by_hand(faces, b, one(told, view, b)) for view in (0, 1)]
     factors = second / first / (shadings[1] / shadings[0])
-    np.testing.assert_allclose(factors, np.median(factors), rtol=0.02)  # the least is not scaled with the light
+    np.testing.assert_allclose(factors, np.median(factors), rtol=0.04)  # the least is not scaled with the light
     assert np.median(factors) == pytest.approx(1, abs=0.25)
 
 
