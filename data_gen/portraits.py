@@ -225,8 +225,7 @@ class PhotoFolder:
     framing = frame_face(face, self._size)
     linear, shift = framing.matrix[:, :2], framing.matrix[:, 2]
     scale = np.sqrt(np.linalg.det(linear))
-    # The square is cut in coordinates that count from the centre of the first pixel, landmarks count from its corner.
-    landmarks = (face.landmarks - 0.5) @ linear.T + shift + 0.5
+    landmarks = face.landmarks @ linear.T + shift
     return FramedPortrait(id, cut_square(pixels, framing), Face(landmarks, face.depth * scale))
 
 

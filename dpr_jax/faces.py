@@ -52,7 +52,7 @@ class Framing(NamedTuple):
   """The upright square around a face, framed like CelebA-HQ.
 
   Attributes:
-    matrix: `[2, 3]`, photo pixels -> pixels of the square.
+    matrix: `[2, 3]`, photo pixels -> pixels of the square, both from the top left corner, as landmarks count.
     roll: degrees by which the head leans clockwise in the photo.
     size: side of the square in its own pixels.
   """
@@ -60,6 +60,12 @@ class Framing(NamedTuple):
   matrix: np.ndarray
   roll: float
   size: int
+
+  @property
+  def index_matrix(self) -> np.ndarray:
+    """`matrix` for pixels that are counted from the middle of the first, as OpenCV counts."""
+    linear, shift = self.matrix[:, :2], self.matrix[:, 2]
+    return np.column_stack([linear, shift + linear @ (0.5, 0.5) - 0.5])
 
 
 def frame_face(face: Face, size: int) -> Framing:

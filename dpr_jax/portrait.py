@@ -230,7 +230,7 @@ def skin_of(face: Face, framing: Framing) -> np.ndarray:
 
 def _landmarks_in_square(face: Face, framing: Framing) -> np.ndarray:
   """`[478, 2]`, in pixels of the square counted from the middle of its first, as OpenCV counts."""
-  return (face.landmarks - 0.5) @ framing.matrix[:, :2].T + framing.matrix[:, 2]
+  return face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2] - 0.5
 
 
 def encode_square(
@@ -304,7 +304,7 @@ def cut_square(pixels: np.ndarray, framing: Framing) -> np.ndarray:
   # A margin for the interpolation, and only what the photo has: the mirror then starts at the photo's edge.
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 3, (width, height))
-  part, matrix = pixels[top:bottom, left:right], _shifted(framing.matrix, left, top)
+  part, matrix = pixels[top:bottom, left:right], _shifted(framing.index_matrix, left, top)
   # A warp alone would skip pixels where it shrinks, and alias. So whole pixels are averaged first, down to under 4 for
   # a pixel of the square (memory must not grow with the photo), then a finer square is drawn, and averaged in turn.
   scale = 1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2])))
@@ -330,7 +330,7 @@ def _corners(framing: Framing) -> np.ndarray:
   """The square's corners in the photo, `[4, 2]`."""
   side = framing.size - 1
   square = np.array([(0, 0), (side, 0), (side, side), (0, side)], float)
-  return (square - framing.matrix[:, 2]) @ np.linalg.inv(framing.matrix[:, :2]).T
+  return (square - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
 
 
 def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
@@ -338,7 +338,7 @@ def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
   edge = np.ones((framing.size, framing.size), bool)
   edge[1:-1, 1:-1] = False
   y, x = np.nonzero(edge)
-  in_photo = (np.column_stack([x, y]) - framing.matrix[:, 2]) @ np.linalg.inv(framing.matrix[:, :2]).T
+  in_photo = (np.column_stack([x, y]) - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
   edge[y, x] = ((in_photo > 0) & (in_photo < np.array(shape[1::-1]) - 1)).all(axis=1)
   return edge
 
@@ -392,7 +392,7 @@ def _log_ratio_in_strip(
     corners = _corners(framing) - (left, top)
     if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
       continue
-    matrix, flags = _shifted(framing.matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    matrix, flags = _shifted(framing.index_matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     # OpenCV warps at most four channels at a time.
     parts = [face_maps[..., k : k + 4] for k in range(0, face_maps.shape[-1], 4)]
     warped = np.dstack([cv2.warpAffine(part, matrix, (width, height), flags=flags) for part in parts])
