@@ -79,13 +79,16 @@ def fit_light(luminance: jax.Array, normal: jax.Array, depth: jax.Array, skin: j
   share = skin[..., None] / (skin.sum((1, 2)) + 1e-6)[:, None, None, None]
   transport += BOUNCE * (transport * share).sum((1, 2), keepdims=True)
   mean = (luminance * share[..., 0]).sum((1, 2), keepdims=True)
-  weights = skin
-  for _ in range(_ROUNDS):
-    irradiance = _non_negative(transport, luminance, weights, updates=_UPDATES)
+
+  def leave_out(fit: tuple[jax.Array, jax.Array], _) -> tuple[tuple[jax.Array, jax.Array], None]:
+    irradiance = _non_negative(transport, luminance, fit[1], updates=_UPDATES)
     fitted = jnp.einsum("bhwk,bk->bhw", transport, irradiance)
     error = jnp.abs(luminance - fitted) / (fitted + _DARK * mean + 1e-6)
     spread = 1.4826 * exposure.quantile(error, skin, 0.5)[:, None, None] + 1e-3
-    weights = skin * jnp.square(jnp.maximum(1 - jnp.square(error / (_OUTLIER * spread)), 0))
+    return (irradiance, skin * jnp.square(jnp.maximum(1 - jnp.square(error / (_OUTLIER * spread)), 0))), None
+
+  none = jnp.zeros((transport.shape[0], transport.shape[-1]), transport.dtype)
+  (irradiance, weights), _ = jax.lax.scan(leave_out, (none, skin), length=_ROUNDS)
   # Lobes close to a lamp are the lamp, as far as there is one.
   lobes, irradiance = irradiance[:, :-1], irradiance[:, -1]
   cosines = towards @ LOBES.T

@@ -51,9 +51,8 @@ def _horizon(depth: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
   side = max(height, width)
   reach = int(np.ceil(_FARTHEST * side)) + 2
   around = jnp.pad(depth, reach, constant_values=_ABYSS)
-  horizon = jnp.full_like(depth, -jnp.inf)
-  for distance in _DISTANCES * side:
-    distance = max(distance, 1.0)  # no pixel is its own horizon
+
+  def look(horizon: jax.Array, distance: jax.Array) -> tuple[jax.Array, None]:
     # Between pixels, linearly: in whole pixels shadows would jump as a lamp goes round.
     rows, columns = down * distance, right * distance
     row, column = jnp.floor(rows), jnp.floor(columns)
@@ -62,7 +61,10 @@ def _horizon(depth: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
     )
     passed = passed[:-1] + (rows - row) * (passed[1:] - passed[:-1])
     passed = passed[:, :-1] + (columns - column) * (passed[:, 1:] - passed[:, :-1])
-    horizon = jnp.maximum(horizon, (passed - depth) * (side / distance))
+    return jnp.maximum(horizon, (passed - depth) * (side / distance)), None
+
+  distances = np.maximum(_DISTANCES * side, 1.0)  # no pixel is its own horizon
+  horizon, _ = jax.lax.scan(look, jnp.full_like(depth, -jnp.inf), distances.astype(depth.dtype), unroll=2)
   return horizon
 
 
