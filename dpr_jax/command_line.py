@@ -83,10 +83,13 @@ def config_problem(error: Exception, words: Sequence[str] | None = None) -> str:
 
 
 def enable_compilation_cache() -> None:
-  """Keeps what XLA compiles, so that a second run starts fast."""
+  """Keeps what JAX traces and XLA compiles, so that a second run starts fast."""
   import jax
 
+  from dpr_jax import traced
   from dpr_jax.assets import cache_folder
+
+  traced.keep_in(cache_folder() / "traced")
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

@@ -27,7 +27,9 @@ def import_native(name: str) -> ModuleType:
     MissingSystemLibrary: a shared object cannot be loaded.
   """
   try:
-    with _hidden("tensorflow" if name.startswith("mediapipe") else None):
+    if not name.startswith("mediapipe"):
+      return importlib.import_module(name)
+    with _hidden("tensorflow"), _postponed("matplotlib.pyplot"):
       return importlib.import_module(name)
   except (ImportError, OSError) as error:
     if ".so" not in str(error):
@@ -36,13 +38,13 @@ def import_native(name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _hidden(name: str | None) -> Iterator[None]:
+def _hidden(name: str) -> Iterator[None]:
   """Makes a package that nobody has imported yet look as if it were not installed.
 
   MediaPipe imports TensorFlow, where there is one, for a writer of files that nothing here needs: that costs seconds,
   half a gigabyte, and lines on the user's terminal.
   """
-  if name is None or name in sys.modules:
+  if name in sys.modules:
     yield
     return
   sys.modules[name] = None
@@ -50,6 +52,32 @@ def _hidden(name: str | None) -> Iterator[None]:
     yield
   finally:
     del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _postponed(name: str) -> Iterator[None]:
+  """Lets a submodule that nobody has imported yet be imported in name alone, until something of it is asked for.
+
+  MediaPipe imports Matplotlib for drawings that nothing here makes: that costs a second.
+  """
+  package = name.partition(".")[0]
+  if package in sys.modules:
+    yield
+    return
+  sys.modules[package], sys.modules[name] = ModuleType(package), _Postponed(name)
+  try:
+    yield
+  finally:
+    del sys.modules[package], sys.modules[name]
+
+
+class _Postponed(ModuleType):
+  """A module that is imported when the first of its attributes is asked for."""
+
+  def __getattr__(self, attribute: str):
+    if attribute.startswith("__"):  # what the import itself looks for
+      raise AttributeError(attribute)
+    return getattr(importlib.import_module(self.__name__), attribute)
 
 
 def missing_system_library(name: str, error: Exception) -> MissingSystemLibrary:

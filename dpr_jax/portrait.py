@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax import color, exposure, sh
+from dpr_jax import color, exposure, sh, traced
 from dpr_jax.compositing import multiply_light
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.hourglass import Encoding
@@ -132,7 +132,8 @@ class Portrait:
     upright = rotate(light, sh.roll(face.framing.roll))
     upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
     batch = Light(*(part[None] for part in upright))
-    ratio = log_ratio(self._params, face.encoding, face.luminance[None, ..., None], batch, dtype=self._dtype)
+    lightness = face.luminance[None, ..., None]
+    ratio = traced.call(log_ratio, self._params, face.encoding, lightness, batch, dtype=self._dtype)
     ratio = np.asarray(ratio)[0]
     before = color.luminance_of_lightness(face.luminance)
     after = luminance(before[..., None] * np.exp(ratio))
@@ -261,7 +262,7 @@ def _see(
 ) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
   lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
-  encoding = encode_luminance(params, lightness[None, ..., None], dtype=dtype)
+  encoding = traced.call(encode_luminance, params, lightness[None, ..., None], dtype=dtype)
   return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
 
 

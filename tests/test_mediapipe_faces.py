@@ -378,14 +378,18 @@ def fail_to_load(*arguments, **options):
   raise OSError("libEGL.so.1: cannot open shared object file: No such file or directory")
 
 
-def test_mediapipe_does_not_bring_tensorflow(tmp_path):
+def test_mediapipe_brings_neither_tensorflow_nor_matplotlib(tmp_path):
   (tmp_path / "tensorflow.py").write_text("print('tensorflow was imported')")
   program = """
 import sys
 from dpr_jax.native_libraries import import_native
 import_native("mediapipe.tasks.python")
-assert "tensorflow" not in sys.modules
+assert not {"tensorflow", "matplotlib", "matplotlib.pyplot"} & sys.modules.keys()
 import tensorflow  # who wants it gets it
+from mediapipe.tasks.python.vision import drawing_utils
+assert callable(drawing_utils.plt.figure)
+import matplotlib.pyplot
+assert matplotlib.pyplot.figure is drawing_utils.plt.figure
 """
   result = subprocess.run(
     [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
