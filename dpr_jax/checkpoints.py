@@ -68,7 +68,7 @@ def load_params(source: str | os.PathLike):
   if name != DEFAULT:  # those of the package are what they are, and tracing a network takes a second
     _check_shapes(variables, path)
   check_finite(variables, path)
-  return jax.tree.map(jnp.asarray, variables)
+  return jax.device_put(variables)
 
 
 def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> None:
@@ -160,7 +160,7 @@ def _restore(checkpoint: Path):
   _check_shapes(variables, path)
   check_finite(variables, path)
   _warn_of_missing_skips(checkpoint)
-  return jax.tree.map(jnp.asarray, variables)
+  return jax.device_put(variables)
 
 
 def _warn_of_missing_skips(checkpoint: Path) -> None:
