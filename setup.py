@@ -18,6 +18,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "av>=17",
+    "filelock>=3.12",
     "flax>=0.12",
     "google-crc32c>=1.5",
     "grain>=0.2.18",
@@ -33,6 +34,7 @@ setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
     "pillow>=11.3",
+    "pillow-heif>=1.0",
     "pooch[progress]>=1.8",
     "protobuf>=5",
     "scikit-image>=0.25",
@@ -52,6 +54,7 @@ setup(
     "test": [
       "apache-beam>=2.70",
       "gradio>=6.31",
+      "imagecodecs",
       "mediapipe>=1.0",
       "playwright>=1.60",
       "pyshtools",

@@ -33,7 +33,8 @@ from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face
 from dpr_jax.light import LUMINANCE_WEIGHTS
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.photo_formats import PHOTO_SUFFIXES
 
 _FACES = flags.DEFINE_integer("faces", 40, "how many procedural faces; 0 leaves them out", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "of the procedural faces and their lights")

@@ -27,7 +27,8 @@ from dpr_jax.embedded_faces import EmbeddedFaceFinder
 from dpr_jax.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE, Face, FaceFinder, overlap
 from dpr_jax.lights import parse_light
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.portrait import Portrait
 
 _SAME = 0.5  # overlap of boxes from which on two finds are one face

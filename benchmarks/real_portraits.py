@@ -24,7 +24,8 @@ from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
 from dpr_jax.lights import parse_light
 from dpr_jax.networks import network_for
-from dpr_jax.photo import PHOTO_SUFFIXES, Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.pictures import contact_sheet, shrink, sphere
 from dpr_jax.portrait import Portrait
 from dpr_jax.records import split_of

@@ -23,7 +23,8 @@ from dpr_jax.errors import BadInput
 from dpr_jax.faces import OVAL, Face, frame_face, open_face_finder
 from dpr_jax.light import LUMINANCE_WEIGHTS
 from dpr_jax.native_libraries import import_native
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.photo_formats import KNOWN, PHOTO_SUFFIXES, why_no_photo
 from dpr_jax.portrait import cut_square
 
 cv2 = import_native("cv2")
@@ -167,17 +168,21 @@ class PhotoFolder:
           reject(os.path.join(parent, name), "link to a folder: not followed")
       for name in files:
         path = os.path.join(parent, name)
-        if name.startswith(".") or os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:
+        if name.startswith("."):
           continue
         id = Path(path).relative_to(self._folder).as_posix()
+        reason = why_no_photo(path)
+        called_photo = os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
         if not os.path.isfile(path):
           reject(path, "not a file, or a link to nowhere")
+        elif reason is not None and not called_photo:
+          reject(path, reason)
         elif id.encode(errors="replace").decode() != id:
           reject(path, "file name: not UTF-8")
         else:
           ids.append(id)
     if not ids:
-      raise BadInput(f"{self._folder}: holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+      raise BadInput(f"{self._folder}: holds no photo (known are {KNOWN})")
     return sorted(ids), sorted(rejected)
 
   def open(self) -> None:

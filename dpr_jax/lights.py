@@ -14,7 +14,8 @@ from dpr_jax.errors import BadInput
 from dpr_jax.faces import find_faces
 from dpr_jax.light import Light
 from dpr_jax.native_libraries import import_native
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo
+from dpr_jax.photo import read_photo
+from dpr_jax.photo_formats import PHOTO_SUFFIXES, is_photo
 
 _ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
 _MAX_ENVIRONMENT_PIXELS = 2**27
@@ -101,7 +102,7 @@ def parse_light(text: str, params=None, face_finder: str | None = None, *, env_r
   name = text.lower().replace("_", "-").replace(" ", "-")
   if name in PRESETS:
     return studio_light(PRESETS[name])
-  if suffix in PHOTO_SUFFIXES:
+  if suffix in PHOTO_SUFFIXES or is_photo(text):
     return _from_portrait(text, params, face_finder)
   if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
     return light_module.soft_light(read_coefficients(text))

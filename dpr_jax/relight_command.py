@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from dpr_jax.lights import parse_colour, parse_light
 from dpr_jax.moving_portrait import MovingPortrait
 from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output, check_free
-from dpr_jax.photo import Photo, list_photos, read_photo, to_8_bits, write_photo
+from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.photo_formats import WRITTEN_FORMATS, sort_photos
 from dpr_jax.portrait import Portrait, WholePhoto
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
@@ -33,7 +35,6 @@ _SHEET_CELL_SIDE = 512
 _FILM_SIDE = 1080
 _FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
 _FILM_FPS = (10, 30)
-_WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _FILM_SUFFIXES = (".mp4", ".gif")
 _EXPOSURES = (-5.0, 5.0)  # stops
 _ROTATIONS = (-360.0, 360.0)  # degrees
@@ -214,8 +215,8 @@ def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -
 def _check_target(target: Path, overwrite: bool) -> None:
   """BadInput if `write_photo` would refuse `target`: better before the work than after it."""
   check_free(target, overwrite)
-  if target.suffix.lower() not in _WRITABLE_SUFFIXES:
-    raise BadInput(f"{target}: the suffix must be one of {', '.join(_WRITABLE_SUFFIXES)}")
+  if target.suffix.lower() not in WRITTEN_FORMATS:
+    raise BadInput(f"{target}: the suffix must be one of {', '.join(WRITTEN_FORMATS)}")
 
 
 def _with_pixels(photo: Photo, pixels: np.ndarray) -> Photo:
@@ -233,11 +234,14 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
   if os.path.lexists(target) and not os.path.isdir(target):
     raise BadInput(f"{target}: not a folder; the photos of a folder go into a folder")
   # Those that keep their names come first: none of them gives way to a GIF or AVIF that becomes a PNG.
-  photos = sorted(list_photos(source), key=lambda path: path.suffix.lower() not in _WRITABLE_SUFFIXES)
+  photos, others = sort_photos(source)
+  for path, reason in others.items():
+    print(f"{path}: passed over: {reason}", file=sys.stderr)
+  photos = sorted(photos, key=lambda path: path.suffix.lower() not in WRITTEN_FORMATS)
   failures = []
   source_of: dict[str, Path] = {}
   for path in tqdm(photos, unit="photo", disable=None):
-    name = path.name if path.suffix.lower() in _WRITABLE_SUFFIXES else f"{path.stem}.png"
+    name = path.name if path.suffix.lower() in WRITTEN_FORMATS else f"{path.stem}.png"
     try:
       if (other := source_of.setdefault(name, path)) != path:
         raise BadInput(f"{path}: would be written to {name}, as {other.name} is")

@@ -3,19 +3,24 @@
 import contextlib
 import dataclasses
 import io
+import os
+import re
 import resource
 import signal
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
+from dpr_jax import photo as photo_module
 from dpr_jax.errors import BadInput
-from dpr_jax.photo import PHOTO_SUFFIXES, Photo, list_photos, read_photo, write_photo
+from dpr_jax.photo import Photo, read_photo, write_photo
+from dpr_jax.photo_formats import KNOWN, sort_photos
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -496,21 +501,234 @@ def files_no_longer_than(size):
     signal.signal(signal.SIGXFSZ, handler)
 
 
+# What files say of themselves.
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".png"])  # the content decides
+def test_heic_as_phones_write_it(tmp_path, suffix):
+  import pillow_heif
+
+  pixels = smooth(48, 64)
+  picture = pillow_heif.from_pillow(Image.fromarray(pixels))
+  picture.info["exif"] = exif_bytes(orientation=6)
+  picture.save(tmp_path / f"x{suffix}", quality=95)
+  photo = read_photo(tmp_path / f"x{suffix}")
+  assert photo.pixels.shape == (64, 48, 3)  # orientation 6: the first row is the right side
+  assert np.abs(photo.pixels.astype(int) - np.rot90(pixels, -1)).mean() < 4
+  assert b"Maker" in photo.exif
+
+
+def test_gray16_with_a_transparent_level(tmp_path):
+  levels = np.array([[0, 12345, 12346], [65535, 12345, 7]], ">u2")
+  rows = b"".join(b"\0" + row.tobytes() for row in levels)
+  photo = read_photo(saved(tmp_path, png(3, 2, 16, 0, rows, (b"tRNS", struct.pack(">H", 12345)))))
+  np.testing.assert_array_equal(photo.pixels[..., 0], levels)
+  np.testing.assert_array_equal(photo.alpha, [[65535, 0, 65535], [65535, 0, 65535]])
+  assert photo.gray
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_of_few_bits_with_a_transparent_level(tmp_path, bits):
+  levels = np.arange(8) % 2**bits
+  row = np.packbits(((levels[:, None] >> np.arange(bits)[::-1]) & 1).ravel().astype(np.uint8)).tobytes()
+  photo = read_photo(saved(tmp_path, png(8, 1, bits, 0, b"\0" + row, (b"tRNS", struct.pack(">H", 1)))))
+  np.testing.assert_array_equal(photo.pixels[0, :, 0], levels * 255 // (2**bits - 1))
+  np.testing.assert_array_equal(photo.alpha[0], np.where(levels == 1, 0, 255))
+
+
+def srgb(linear):
+  return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def colour_png(tmp_path, bits, *chunks):
+  levels = np.linspace(0, 2**bits - 1, 30).astype(">u2" if bits == 16 else np.uint8)
+  row = b"\0" + np.repeat(levels[:, None], 3, axis=1).tobytes()
+  return levels.astype(float) / (2**bits - 1), saved(tmp_path, png(30, 1, bits, 2, row, *chunks))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("gamma", "power"), [(1.0, 1.0), (0.55556, 1.8), (0.45455, None), (0.4545, None)])
+def test_gamma_is_applied(tmp_path, gamma, power, bits):
+  values, path = colour_png(tmp_path, bits, (b"gAMA", struct.pack(">I", round(gamma * 100_000))))
+  expected = values if power is None else srgb(values**power)
+  photo = read_photo(path)
+  np.testing.assert_allclose(photo.pixels[0, :, 1] / (2**bits - 1), expected, atol=0.6 / 255 if bits == 8 else 1e-3)
+  assert photo.icc_profile is None
+
+
+def in_srgb(photo):
+  """What another program shows: through the profile, by LittleCMS."""
+  image = Image.fromarray(photo.pixels)
+  if photo.icc_profile is None:
+    return photo.pixels.astype(int)
+  profile = ImageCms.ImageCmsProfile(io.BytesIO(photo.icc_profile))
+  return np.asarray(ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))).astype(int)
+
+
+P3 = struct.pack(">8I", *(round(1e5 * x) for x in (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)))
+SRGB_PLACES = struct.pack(">8I", *(round(1e5 * x) for x in (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)))
+
+
+@pytest.mark.parametrize(
+  "chunks",
+  [
+    [(b"cICP", bytes([12, 13, 0, 1]))],
+    [(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", P3)],
+    [(b"cICP", bytes([12, 13, 0, 1])), (b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000))],  # cICP counts
+  ],
+  ids=["cICP", "cHRM", "both"],
+)
+def test_primaries_become_a_profile(tmp_path, chunks):
+  """Known pairs of Display P3 and sRGB, from the matrices of CSS Color 4."""
+  colours = np.uint8([[117, 251, 76], [234, 51, 35], [128, 128, 128], [255, 255, 255]])
+  shown = [[0, 255, 0], [255, 0, 0], [128, 128, 128], [255, 255, 255]]
+  path = saved(tmp_path, png(4, 1, 8, 2, b"\0" + colours.tobytes(), *chunks))
+  photo = read_photo(path)
+  np.testing.assert_array_equal(photo.pixels[0], colours)
+  np.testing.assert_allclose(in_srgb(photo)[0], shown, atol=3)
+  write_photo(tmp_path / "again.png", photo)
+  assert read_photo(tmp_path / "again.png").icc_profile == photo.icc_profile
+
+
+@pytest.mark.parametrize(
+  "chunks",
+  [
+    [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000))],
+    [(b"cICP", bytes([1, 13, 0, 1]))],
+    [(b"cICP", bytes([1, 1, 0, 1]))],
+    [(b"cHRM", SRGB_PLACES)],
+    [(b"cHRM", bytes(32))],
+    [(b"gAMA", bytes(4))],
+    [(b"cICP", b"\1")],
+  ],
+)
+def test_what_says_srgb_or_nothing_changes_nothing(tmp_path, chunks):
+  values, path = colour_png(tmp_path, 8, *chunks)
+  photo = read_photo(path)
+  np.testing.assert_allclose(photo.pixels[0, :, 0] / 255, values)
+  assert photo.icc_profile is None
+
+
+@pytest.mark.parametrize(
+  ("code", "reason"),
+  [
+    ((9, 16, 0, 1), "high dynamic range .PQ"),
+    ((9, 18, 0, 1), "HLG"),
+    ((1, 13, 9, 1), "no RGB"),
+    ((99, 13, 0, 1), "99"),
+  ],
+)
+def test_colours_that_cannot_be_kept_are_refused_by_name(tmp_path, code, reason):
+  _, path = colour_png(tmp_path, 8, (b"cICP", bytes(code)))
+  assert re.search(reason, refusal(path))
+
+
+XMP = (
+  b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+  b' xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4" tiff:Orientation="6" exif:PixelXDimension=\'7\'>'
+  b"<exif:PixelYDimension> 5</exif:PixelYDimension></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_rating_and_density_are_carried_over(tmp_path, suffix, dtype):
+  photo = photo_like(dtype, xmp=XMP.replace(b'"6"', b'"1"'), dpi=(300.0, 150.0))
+  write_photo(tmp_path / f"x{suffix}", photo)
+  again = read_photo(tmp_path / f"x{suffix}")
+  assert b'xmp:Rating="4"' in again.xmp
+  if suffix != ".webp":  # which has no place for it
+    assert again.dpi == pytest.approx((300, 150), abs=0.02)
+
+
+def test_what_tells_of_the_size_follows_rotation(tmp_path):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  exif[ExifTags.Base.Rating] = 4
+  exif[ExifTags.IFD.Exif] = {ExifTags.Base.ExifImageWidth: 7, ExifTags.Base.ExifImageHeight: 5}
+  path = saved(tmp_path, encoded(Image.fromarray(noise((5, 7, 3))), "JPEG", exif=exif, xmp=XMP, dpi=(300, 150)))
+  photo = read_photo(path)
+  assert photo.pixels.shape == (7, 5, 3)
+  kept = Image.Exif()
+  kept.load(photo.exif)
+  shot = kept.get_ifd(ExifTags.IFD.Exif)
+  assert (shot[ExifTags.Base.ExifImageWidth], shot[ExifTags.Base.ExifImageHeight]) == (5, 7)
+  assert kept[ExifTags.Base.Rating] == 4
+  assert photo.dpi == (150, 300)
+  for field in (b'tiff:Orientation="1"', b"exif:PixelXDimension='5'", b"<exif:PixelYDimension> 7<", b'xmp:Rating="4"'):
+    assert field in photo.xmp
+
+
+def with_scans(data, count):
+  """A progressive JPEG with its last scan repeated."""
+  last = data.rindex(b"\xff\xda")
+  return data[:last] + (data[last:-2]) * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+  data = encoded(Image.fromarray(smooth(32, 32)), "JPEG", progressive=True)
+  before = read_photo(saved(tmp_path, data))
+  assert read_photo(saved(tmp_path, with_scans(data, 50))).pixels.shape == (32, 32, 3)
+  # In a segment, what looks like a scan is none.
+  decoy = b"\xff\xfe" + struct.pack(">H", 602) + b"\xff\xda\0" * 200
+  assert_same(read_photo(saved(tmp_path, data[:2] + decoy + data[2:])), before)
+  monkeypatch.setattr(photo_module, "_load", lambda _: pytest.fail("decoded"))
+  assert "more than 100 scans" in refusal(saved(tmp_path, with_scans(data, 200)))
+
+
+def test_the_odd_cases_look_like_the_plain_one(shared):
+  """The synthetic face as cameras and tools write it; each with the mean difference that its own coding makes."""
+  plain = read_photo(shared("cases/odd/plain.jpg")).pixels.astype(float)
+  gray = np.repeat((plain @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
+  cases = {"IMG_0001.HEIC": 2, "photo.jfif": 0, "photo.mpo": 2, "rgb16_planar.tif": 2, "cicp_p3.png": 2, "xmp.jpg": 0}
+  cases |= {"miniswhite16.tif": 1, "miniswhite16_deflate.tif": 1, "gama_linear8.png": 3}
+  for name, most in cases.items():
+    photo = read_photo(shared(f"cases/odd/{name}"))
+    pixels = photo.pixels / (257 if photo.pixels.dtype == np.uint16 else 1)
+    assert np.abs(pixels - (gray if photo.gray else plain)).mean() <= most, name
+  assert read_photo(shared("cases/odd/cicp_p3.png")).icc_profile is not None
+  assert (read_photo(shared("cases/odd/gray16_trns.png")).alpha == 0).sum() == 3600
+  assert read_photo(shared("cases/odd/xmp.jpg")).dpi == (300, 300)
+  assert "more than 100 scans" in refusal(shared("cases/hostile/scans.jpg"))
+
+
 # Folders.
 
 
-def test_list_photos(tmp_path):
-  for name in ("b.JPG", "a.png", "c.avif", ".hidden.png", "notes.txt", "d"):
-    (tmp_path / name).touch()
+def test_the_photos_of_a_folder_are_known_by_their_content(tmp_path):
+  picture = Image.fromarray(noise((4, 5, 3)))
+  jpeg, png = encoded(picture, "JPEG"), encoded(picture, "PNG")
+  names = {"b.JPG": jpeg, "a.jfif": jpeg, "c.mpo": jpeg, "d": png, "e.txt": png, "f.webp": jpeg, ".hidden.png": png}
+  for name, content in names.items():
+    saved(tmp_path, content, name)
+  saved(tmp_path, b"some notes", "notes.txt")
+  saved(tmp_path, b"no picture", "broken.png")  # whoever reads it says so
+  saved(tmp_path, b"", "empty.jpg")
   (tmp_path / "folder.png").mkdir()
-  assert [path.name for path in list_photos(tmp_path)] == ["a.png", "b.JPG", "c.avif"]
-  assert {path.suffix.lower() for path in list_photos(tmp_path)} <= PHOTO_SUFFIXES
+  (tmp_path / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
+  (tmp_path / "link").symlink_to(tmp_path / "d")
+  os.mkfifo(tmp_path / "pipe.jpg")
+  photos, others = sort_photos(tmp_path)
+  read = ["a.jfif", "b.JPG", "broken.png", "c.mpo", "d", "e.txt", "empty.jpg", "f.webp", "link"]
+  assert [path.name for path in photos] == read
+  assert {path.name: reason for path, reason in others.items()} == {
+    "notes.txt": f"not a photo (known are {KNOWN})",
+    "folder.png": "a folder",
+    "dead.jpg": "a link to nowhere",
+    "pipe.jpg": "not a file",
+  }
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+  os.mkfifo(tmp_path / "pipe.jpg")
+  for path in (tmp_path / "pipe.jpg", Path("/dev/zero")):
+    assert refusal(path).endswith("is not a file")
 
 
 def test_folders_without_photos_are_refused(tmp_path):
   with pytest.raises(BadInput, match="holds no photo"):
-    list_photos(tmp_path)
+    sort_photos(tmp_path)
   with pytest.raises(BadInput, match=r"missing: not a readable folder \(No such file"):
-    list_photos(tmp_path / "missing")
+    sort_photos(tmp_path / "missing")
   with pytest.raises(BadInput, match="not a readable folder"):
-    list_photos(saved(tmp_path, b""))
+    sort_photos(saved(tmp_path, b""))

@@ -70,7 +70,7 @@ def test_ids_are_paths_below_the_folder(tmp_path):
     (tmp_path / name).touch()
   source = PhotoFolder(tmp_path, 256)
   assert source.ids == ["a.PNG", "a.jpg", "a.jpg.jpg", "b.jpg", "sub/a.jpg"]
-  assert source.rejected == []
+  assert [tuple(each) for each in source.rejected] == [("notes.txt", "is empty")]
 
 
 def test_what_looks_like_photos_but_is_none_is_named(tmp_path):

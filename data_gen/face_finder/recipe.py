@@ -32,7 +32,8 @@ from dpr_jax.lights import read_environment
 from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.native_libraries import import_native
 from dpr_jax.output_files import atomic_output
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.photo_formats import PHOTO_SUFFIXES
 
 cv2 = import_native("cv2")
 

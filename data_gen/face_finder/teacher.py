@@ -9,7 +9,8 @@ import numpy as np
 from data_gen.canonical_face import mirrored_landmarks
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, FaceFinder
-from dpr_jax.photo import PHOTO_SUFFIXES, read_photo, to_8_bits
+from dpr_jax.photo import read_photo, to_8_bits
+from dpr_jax.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.records import split_of
 
 
