@@ -41,7 +41,6 @@ from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
 from dpr_jax.light import Light
 from dpr_jax.lights import PRESETS, parse_light
-from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
 from dpr_jax.pictures import shrink, sphere
 from dpr_jax.portrait import Portrait
@@ -131,7 +130,7 @@ def asymmetry(params, sitter: Sitter, portrait: Portrait, in_mirror: Face) -> fl
     in_mirror: the face in the mirrored photo.
   """
   flipped = np.ascontiguousarray(sitter.pixels[:, ::-1])
-  other = Portrait(params, flipped, [in_mirror], network_for(params).native_size).relight(parse_light("right"))
+  other = Portrait(params, flipped, [in_mirror]).relight(parse_light("right"))
   return mean_change(portrait.relight(parse_light("left")), other[:, ::-1], sitter.oval)
 
 
@@ -202,7 +201,7 @@ def look_at(
     The relit photos by light.
   """
   begin = time.perf_counter()
-  portrait = Portrait(params, sitter.pixels, [sitter.face], network_for(params).native_size)
+  portrait = Portrait(params, sitter.pixels, [sitter.face])
   found.seconds["a new photo"].append(time.perf_counter() - begin)
   relit = {}
   for name, light in lights.items():

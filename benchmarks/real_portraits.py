@@ -23,7 +23,6 @@ from dpr_jax import light as light_module
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
 from dpr_jax.lights import parse_light
-from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
 from dpr_jax.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.pictures import contact_sheet, shrink, sphere
@@ -115,7 +114,7 @@ def _portraits(
     pixels = shrink(to_8_bits(read_photo(path).pixels), longest)
     faces = finder.find(pixels)
     if faces:
-      yield path, Portrait(params, pixels, [largest(faces)], network_for(params).native_size)
+      yield path, Portrait(params, pixels, [largest(faces)])
 
 
 def _report(networks, groups, face_finder: str | None) -> None:

@@ -4,6 +4,7 @@ import importlib
 
 _PUBLIC = {
   "BadInput": "errors",
+  "Relighter": "relighter",
   "estimate_light": "relighting",
   "load_params": "checkpoints",
   "parse_light": "lights",

@@ -288,11 +288,10 @@ def _from_portrait(path: str, params, face_finder: str | None) -> Light:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
   from dpr_jax import portrait  # Flax takes half a second to import, which other kinds of light do without
-  from dpr_jax.networks import network_for
 
   pixels = read_photo(path).pixels
   faces = find_faces(pixels, face_finder)
   if not faces:
     raise BadInput(f"{path}: no face found whose light could be taken")
   largest = max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
-  return portrait.estimate_portrait_light(params, pixels, largest, network_for(params).native_size)
+  return portrait.estimate_portrait_light(params, pixels, largest)

@@ -15,6 +15,7 @@ import numpy as np
 from dpr_jax.face_track import FaceTracker, TrackedFace
 from dpr_jax.faces import FaceFinder, Framing, frame_face
 from dpr_jax.native_libraries import import_native
+from dpr_jax.networks import network_for
 from dpr_jax.portrait import FramedFace, Portrait, cut_square, encode_square, skin_of, weigh_square
 from dpr_jax.relighting import Params
 
@@ -103,15 +104,15 @@ class MovingPortrait:
     faces_seen: whether any frame so far had a face.
   """
 
-  def __init__(self, params: Params, finder: FaceFinder, size: int = 512):
+  def __init__(self, params: Params, finder: FaceFinder, size: int | None = None):
     """Before the first frame.
 
     Args:
       params: from `load_params`.
       finder: an open one.
-      size: side of the square that the network sees.
+      size: side of the square that the network sees; None: the one it was trained at.
     """
-    self._params, self._size = params, size
+    self._params, self._size = params, network_for(params).native_size if size is None else size
     self._tracker = FaceTracker(finder)
     self._squares: dict[int, SteadySquare] = {}
     self._time = 0.0

@@ -20,6 +20,7 @@ from dpr_jax.hourglass import Encoding
 from dpr_jax.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native
+from dpr_jax.networks import network_for
 from dpr_jax.photo import to_8_bits
 from dpr_jax.ratio_network import RatioEncoding
 from dpr_jax.relighting import Params, decode_luminance, encode_luminance, log_ratio
@@ -72,14 +73,14 @@ class Portrait:
     faces: one `FramedFace` a face.
   """
 
-  def __init__(self, params: Params, pixels: np.ndarray, faces: Sequence[Face], size: int = 512, *, dtype=None):
+  def __init__(self, params: Params, pixels: np.ndarray, faces: Sequence[Face], size: int | None = None, *, dtype=None):
     """Encodes the faces.
 
     Args:
       params: from `load_params`.
       pixels: `[H, W, 3]` RGB, uint8 or uint16.
       faces: from `find_faces`, at least one.
-      size: side of the square that the network sees, 512 or 1024 for the networks of those names.
+      size: side of the square that the network sees; None: the one it was trained at.
       dtype: compute type of the convolutions.
 
     Raises:
@@ -91,6 +92,7 @@ class Portrait:
       raise ValueError("a portrait needs at least one face")
     self.pixels = pixels
     self._params, self._dtype = params, dtype
+    size = network_for(params).native_size if size is None else size
     self.faces = tuple(self._encode(face, size) for face in faces)
 
   @classmethod
@@ -100,6 +102,11 @@ class Portrait:
     portrait.pixels, portrait.faces = pixels, tuple(faces)
     portrait._params, portrait._dtype = params, dtype
     return portrait
+
+  @property
+  def largest_face(self) -> FramedFace:
+    """The face that fills most of the photo: the one whose square is a picture of it from farthest away."""
+    return min(self.faces, key=lambda face: abs(np.linalg.det(face.framing.matrix[:, :2])))
 
   def _encode(self, face: Face, size: int) -> FramedFace:
     framing = frame_face(face, size)
@@ -251,9 +258,9 @@ def encode_square(
   return FramedFace(framing, lightness, weight, skin, encoding, source_light)
 
 
-def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int = 512) -> Light:
+def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
   """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
-  framing = frame_face(face, size)
+  framing = frame_face(face, network_for(params).native_size if size is None else size)
   return _see(params, cut_square(pixels, framing), framing, None)[2]
 
 

@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from dpr_jax import light as light_module
 from dpr_jax import pictures, sh
-from dpr_jax.checkpoints import DEFAULT, load_params
+from dpr_jax.checkpoints import DEFAULT
 from dpr_jax.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import FACE_FINDERS, open_face_finder
+from dpr_jax.faces import FACE_FINDERS
 from dpr_jax.light import Light
-from dpr_jax.lights import parse_colour, parse_light
+from dpr_jax.lights import parse_colour
 from dpr_jax.moving_portrait import MovingPortrait
-from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
 from dpr_jax.photo_formats import WRITTEN_FORMATS, sort_photos
 from dpr_jax.portrait import Portrait, WholePhoto
+from dpr_jax.relighter import Relighter
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
 _DEMO_LIGHTS = ("left", "left-top", "right", "top", "bottom")
@@ -119,7 +119,7 @@ class Options:
 
 
 class Studio:
-  """Weights, lights and a face finder, made ready once for any number of photos; use it in a `with` statement.
+  """A `Relighter`, and lights, as the options say; use it in a `with` statement.
 
   Attributes:
     lights: the target lights, tinted and turned as the options say.
@@ -128,28 +128,20 @@ class Studio:
 
   def __init__(self, options: Options):
     self._options = options
-    weights = options.weights or DEFAULT
-    self._params = load_params(weights)
-    network = network_for(self._params)
-    if not network.gray:
-      raise BadInput(
-        f"weights {weights!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers"
-      )
-    self.size = options.size or network.native_size
+    self._relighter = Relighter(options.weights or DEFAULT, size=options.size, face_finder=options.face_finder)
+    self.size = self._relighter.size
     self.lights = [self._light(text) for text in options.lights]
-    self._finder = open_face_finder(options.face_finder) if options.align else None
+    self._finder = self._relighter.finder if options.align else None
 
   def __enter__(self) -> "Studio":
     return self
 
   def __exit__(self, *exception) -> None:
-    if self._finder is not None:
-      self._finder.close()
+    self._relighter.close()
 
   def _light(self, text: str) -> Light:
-    options = self._options
-    light = parse_light(text, self._params, options.face_finder, env_rotate=options.env_rotate)
-    return light if options.lamp_colour is None else light_module.tint_lamps(light, options.lamp_colour)
+    light, colour = self._relighter.light(text, env_rotate=self._options.env_rotate), self._options.lamp_colour
+    return light if colour is None else light_module.tint_lamps(light, colour)
 
   def encode(self, pixels: np.ndarray, name: str) -> Portrait | WholePhoto:
     """A photo made ready for any light.
@@ -162,14 +154,14 @@ class Studio:
       BadInput: no face, or not as many as `--face` asks for.
     """
     if self._finder is None:
-      return WholePhoto(self._params, pixels, self.size)
+      return WholePhoto(self._relighter.params, pixels, self.size)
     faces = self._finder.find(pixels)
     if not faces:
       raise BadInput(f"{name}: no face found (--no-align relights the whole photo)")
     wanted = self._options.face
     if wanted is not None and wanted > len(faces):
       raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no --face {wanted}")
-    return Portrait(self._params, pixels, faces if wanted is None else [faces[wanted - 1]], self.size)
+    return self._relighter.encode(pixels, face=wanted, faces=faces)
 
   @property
   def face_finder(self) -> str | None:
@@ -178,12 +170,12 @@ class Studio:
 
   def moving_portrait(self) -> MovingPortrait:
     """What relights the frames of one film; not with `--no-align`."""
-    return MovingPortrait(self._params, self._finder, self.size)
+    return MovingPortrait(self._relighter.params, self._finder, self.size)
 
   def weights_checksum(self) -> int:
     """The same for the same weights, wherever they came from."""
     checksum = 0
-    for leaf in jax.tree.leaves(self._params):
+    for leaf in jax.tree.leaves(self._relighter.params):
       checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
     return checksum
 
@@ -196,7 +188,7 @@ class Studio:
     if self._finder is None:
       factor = np.float32(options.intensity * 2.0**options.exposure)
       return encoded.relight(light_module.told(light_module.gray(light))[0] * factor, options.strength)
-    return encoded.relight(light, options.strength, exposure=self.exposure)
+    return self._relighter.relight(encoded, light, strength=options.strength, exposure=self.exposure)
 
   @property
   def exposure(self) -> float:

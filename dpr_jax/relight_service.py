@@ -13,15 +13,14 @@ import numpy as np
 
 from dpr_jax import light as light_module
 from dpr_jax import pictures, sh
-from dpr_jax.checkpoints import load_params
 from dpr_jax.color import COLOUR_TEMPERATURES, NEUTRAL, lamp_colour
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, open_face_finder
 from dpr_jax.light import Light
 from dpr_jax.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, environment_light, studio_light
-from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, to_8_bits
 from dpr_jax.portrait import Portrait, estimate_portrait_light
+from dpr_jax.relighter import Relighter
 
 MAX_PIXELS = 50_000_000
 _MAX_ENVIRONMENT_PIXELS = 2**25  # 8,192 x 4,096
@@ -91,10 +90,7 @@ class RelightService:
   ):
     self.weights = tuple(weights)
     self._max_pixels = max_pixels
-    self._params = {name: load_params(name) for name in self.weights}
-    for name, params in self._params.items():
-      if not network_for(params).gray:
-        raise BadInput(f"weights {name!r}: take coloured lights; here a light is gray, 9 numbers")
+    self._relighters = {name: Relighter(name) for name in self.weights}
     self._finder, self._finder_lock = open_face_finder(face_finder), threading.Lock()
     self._kept = _Kept(_KEPT_BYTES)
 
@@ -126,9 +122,7 @@ class RelightService:
     Raises:
       BadInput: as `relight`.
     """
-    faces = self._encoded(path, weights, face).faces
-    largest = min(faces, key=lambda each: abs(np.linalg.det(each.framing.matrix[:, :2])))  # seen from farthest
-    return light_module.as_light(largest.source_light)
+    return self._encoded(path, weights, face).largest_face.source_light
 
   def light(self, wish: Wish, weights: str | None = None) -> Light:
     """The target light of a wish, its lamps in their colour.
@@ -169,10 +163,10 @@ class RelightService:
       BadInput: a photo that cannot be read, is too large, or has no face or not this one; too many faces for all; other
         weights; what `light` raises.
     """
-    params, light = self._params[self._name(weights)], self.light(wish, weights)
+    relighter, light = self._relighters[self._name(weights)], self.light(wish, weights)
     faces = _chosen(path, self._seen(path).faces, face)
     photo = read_photo(path, self._max_pixels)
-    portrait = Portrait(params, photo.pixels, faces, network_for(params).native_size)
+    portrait = relighter.encode(photo.pixels, faces=faces)
     return dataclasses.replace(photo, pixels=_relight(portrait, light, wish))
 
   def turn(
@@ -185,7 +179,7 @@ class RelightService:
 
   def _name(self, weights: str | None) -> str:
     name = self.weights[0] if weights is None else weights
-    if name not in self._params:
+    if name not in self._relighters:
       raise BadInput(f"weights {name!r}: this server has {', '.join(self.weights)}")
     return name
 
@@ -204,16 +198,15 @@ class RelightService:
     name = self._name(weights)
 
     def encode():
-      seen, params = self._seen(path), self._params[name]
-      faces = _chosen(path, seen.screen_faces, face)
-      return Portrait(params, seen.pixels, faces, network_for(params).native_size)
+      seen = self._seen(path)
+      return self._relighters[name].encode(seen.pixels, faces=_chosen(path, seen.screen_faces, face))
 
     return self._kept.get((os.fspath(path), name, face), encode)
 
   def _reference_light(self, path: Path, name: str) -> Light:
-    seen, params = self._seen(path), self._params[name]
+    seen = self._seen(path)
     largest = max(seen.screen_faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
-    return estimate_portrait_light(params, seen.pixels, largest, network_for(params).native_size)
+    return estimate_portrait_light(self._relighters[name].params, seen.pixels, largest)
 
 
 class _Seen(NamedTuple):
@@ -227,7 +220,7 @@ class _Seen(NamedTuple):
   def screen_faces(self) -> list[Face]:
     """In the pixels of the screen."""
     scale = self.pixels.shape[1] / self.full_width
-    return [Face((face.landmarks + 0.5) * scale - 0.5, face.depth * scale) for face in self.faces]
+    return [Face(face.landmarks * scale, face.depth * scale) for face in self.faces]
 
 
 def _chosen(path: str | os.PathLike, faces: list[Face], face: int | None) -> list[Face]:

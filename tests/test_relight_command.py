@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from skimage import data
 
 from dpr_jax import light as light_lib
-from dpr_jax import pictures, relight_command, sh
+from dpr_jax import pictures, relight_command, relighter, sh
 from dpr_jax.assets import ASSETS
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import choose_face_finder
@@ -56,13 +56,13 @@ def refusal(*arguments, **wishes) -> str:
   return str(caught.value)
 
 
-_load_params_once = functools.cache(relight_command.load_params)
+_load_params_once = functools.cache(relighter.load_params)
 
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch):
   """Weights are read once for all tests, a third of a fast run otherwise."""
-  monkeypatch.setattr(relight_command, "load_params", _load_params_once)
+  monkeypatch.setattr(relighter, "load_params", _load_params_once)
 
 
 @pytest.fixture
@@ -518,8 +518,8 @@ def test_the_network_is_the_one_that_is_named(request, monkeypatch, size, weight
   def whole_photo(params, pixels, size):
     loaded.append(size)
 
-  load = relight_command.load_params
-  monkeypatch.setattr(relight_command, "load_params", load_params)
+  load = relighter.load_params
+  monkeypatch.setattr(relighter, "load_params", load_params)
   monkeypatch.setattr(relight_command, "WholePhoto", whole_photo)
   with Studio(Options(size=size, weights=weights, align=False)) as studio:
     studio.encode(ASTRONAUT, "astronaut")
@@ -742,7 +742,7 @@ def test_weights_for_colour_lights_are_refused(official, monkeypatch):
   params = _load_params_once("official-512")
   light = dict(params["params"]["trunk"]["light"], estimate2={"kernel": np.zeros((128, 27))})
   colour = {**params, "params": {**params["params"], "trunk": {**params["params"]["trunk"], "light": light}}}
-  monkeypatch.setattr(relight_command, "load_params", lambda _: colour)
+  monkeypatch.setattr(relighter, "load_params", lambda _: colour)
   with pytest.raises(BadInput, match="take lights of 27 numbers"):
     Studio(Options(lights=("left",), weights="colour.pth"))
 
@@ -854,7 +854,7 @@ def test_other_weights_are_another_run(clip, monkeypatch):
     patched.setattr(Studio, "relight", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       relight_film(SMALL, clip, out)
-  monkeypatch.setattr(relight_command, "load_params", lambda name: jax.tree.map(lambda x: x + 1, loaded(name)))
+  monkeypatch.setattr(relighter, "load_params", lambda name: jax.tree.map(lambda x: x + 1, loaded(name)))
   assert "(other weights)" in film_refusal(SMALL, clip, out)
   monkeypatch.undo()
   relight_film(SMALL, clip, out)
