@@ -2,7 +2,7 @@
 
 python app.py
 python app.py --port=8080 --weights=default,official-512
-python app.py --host=0.0.0.0 --max_megapixels=24
+python app.py --host=0.0.0.0 --allowed_hosts=relight.example.org --max_megapixels=24
 
 The page listens on this machine alone unless --host says otherwise. It needs Gradio: pip install "dpr_jax[app]".
 """
@@ -25,8 +25,17 @@ _FACE_FINDER = flags.DEFINE_enum(
   ["embedded", "mediapipe"],
   "who looks for faces; default: mediapipe where it is installed and its model is at hand, else embedded",
 )
+_ALLOWED_HOSTS = flags.DEFINE_list(
+  "allowed_hosts",
+  [],
+  "names or addresses under which browsers reach this server, beside localhost and --host; requests for others are "
+  "refused, as pages of other sites would send them",
+)
 _MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 40, "of a file that is uploaded", lower_bound=1)
 _MAX_MEGAPIXELS = flags.DEFINE_integer("max_megapixels", 50, "of a photo that is decoded", lower_bound=1)
+_FOLDER_MEGABYTES = flags.DEFINE_integer(
+  "folder_megabytes", 2048, "of all that was uploaded or made in the last hour", lower_bound=100
+)
 _WAITING = flags.DEFINE_integer("waiting", 32, "how many requests may wait; two are worked on", lower_bound=1)
 
 
@@ -45,7 +54,13 @@ def main() -> None:
   with (
     RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000, _FACE_FINDER.value) as service,
     web_app.serving(
-      service, _HOST.value, _PORT.value, max_megabytes=_MAX_MEGABYTES.value, waiting=_WAITING.value
+      service,
+      _HOST.value,
+      _PORT.value,
+      max_megabytes=_MAX_MEGABYTES.value,
+      waiting=_WAITING.value,
+      hosts=_ALLOWED_HOSTS.value,
+      folder_megabytes=_FOLDER_MEGABYTES.value,
     ) as address,
   ):
     print(f"serving at {address}", flush=True)

@@ -4,17 +4,16 @@ import contextlib
 import dataclasses
 import functools
 import os
-import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 from gradio_client.utils import is_http_url_like
+from starlette.middleware import Middleware
 
-from dpr_jax import pictures
+from dpr_jax import pictures, upload_folder, web_gate
 from dpr_jax.color import NEUTRAL
 from dpr_jax.errors import BadInput
 from dpr_jax.light import Light, even_light
@@ -22,6 +21,9 @@ from dpr_jax.lights import PRESETS, SIZES, Direction
 from dpr_jax.output_files import atomic_output
 from dpr_jax.photo import Photo, write_photo
 from dpr_jax.relight_service import RelightService, Wish
+from dpr_jax.upload_folder import UploadFolder
+from dpr_jax.web_checks import guard, told
+from dpr_jax.web_gate import Gate, log_error
 
 LAMP, EVEN, MAP, PORTRAIT = "a lamp", "even light", "an environment map", "another portrait"
 ALL_FACES = "all faces"
@@ -30,11 +32,11 @@ _WEB = Path(__file__).with_name("web")
 _START = "left"  # the preset of the first view
 _FRAMES, _FPS, _FILM_SIDE = 60, 15, 720
 _FILM_SECONDS = 300  # that a film may take
-_KEPT_SECONDS = 3600  # of files that were uploaded or made
+_FILM_QUEUE, _FILMS_WAITING = "films", 4
 
 
-def uploads_alone(component: gr.Image | gr.File) -> gr.Image | gr.File:
-  """The component, which from now on hands its file on as a path, undecoded, and takes only what was uploaded to it.
+def uploads_alone(component: gr.Image | gr.File, folder: UploadFolder) -> gr.Image | gr.File:
+  """The component, which from now on hands its file on as a path, undecoded, and takes only what lies in `folder`.
 
   Gradio's own would decode photos of any size, and fetch what lies at an address. (No subclass: of those Gradio writes
   a file beside their module.)
@@ -43,11 +45,17 @@ def uploads_alone(component: gr.Image | gr.File) -> gr.Image | gr.File:
 
   async def move_upload(path):
     if path is not None and is_http_url_like(str(path)):
-      raise gr.Error("upload the file itself, not its address", print_exception=False)
+      raise told("upload the file itself, not its address")
     return await move(path)
 
+  def accept(payload):
+    try:
+      return None if payload is None or payload.path is None else folder.accept(payload.path)
+    except BadInput as error:
+      raise told(str(error)) from None
+
   component.async_move_resource_to_block_cache = move_upload
-  component.preprocess = lambda payload: None if payload is None or payload.path is None else Path(payload.path)
+  component.preprocess = accept
   return component
 
 
@@ -77,20 +85,26 @@ def _sphere(direction: Direction, light: Light, lamp: bool = True) -> dict:
   return numbers | {"lamp": lamp, "light": {name: np.asarray(part).tolist() for name, part in light._asdict().items()}}
 
 
-def _tell(handler: Callable) -> Callable:
+def _tell(handler: Callable, folder: UploadFolder) -> Callable:
   """What cannot be used is told to the person who asked, without the folders of this machine; nobody else notices."""
 
   @functools.wraps(handler)
-  def told(*arguments, **options):
+  def telling(*arguments, **options):
     try:
       return handler(*arguments, **options)
     except BadInput as error:
       message = str(error)
       for path in (each for each in arguments if isinstance(each, Path)):
         message = message.replace(str(path), path.name)
-      raise gr.Error(message, duration=10, print_exception=False) from None
+      raise told(message) from None
+    except gr.Error:
+      raise
+    except Exception as error:
+      if not folder.closing:
+        log_error(handler.__name__, error)
+      raise told("this could not be done; the server's log says where it failed") from None
 
-  return told
+  return telling
 
 
 class _Handlers:
@@ -100,7 +114,7 @@ class _Handlers:
   lamp, environment map, its rotation, reference portrait, strength, exposure, colour temperature, weights, face.
   """
 
-  def __init__(self, service: RelightService, folder: Path):
+  def __init__(self, service: RelightService, folder: UploadFolder):
     self._service, self._folder = service, folder
 
   def look(self, photo: Path | None):
@@ -148,19 +162,21 @@ class _Handlers:
     photo, wish, weights, face = self._read(*wishes)
     relit = self._service.relight(photo, wish, weights, face)
     suffix = photo.suffix.lower() if photo.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff") else ".png"
-    path = self._new_path(f"{photo.stem}_relit{suffix}")
+    path = self._folder.new_path(f"{photo.stem}_relit{suffix}")
     write_photo(path, relit)
     return str(path)
 
   def turn(self, *wishes, progress=gr.Progress()):  # noqa: B008 - by which Gradio knows who wants to report
     """Films of the light going round: the MP4, and the GIF."""
     photo, wish, weights, face = self._read(*wishes)
-    mp4, gif = (self._new_path(f"{photo.stem}_turn{suffix}") for suffix in (".mp4", ".gif"))
+    mp4, gif = (self._folder.new_path(f"{photo.stem}_turn{suffix}") for suffix in (".mp4", ".gif"))
     until = time.monotonic() + _FILM_SECONDS
 
     def frames() -> Iterator[np.ndarray]:
       turning = self._service.turn(photo, wish, _FRAMES, weights, face)
       for frame in progress.tqdm(turning, total=_FRAMES, desc="turning the light", unit="frames"):
+        if self._folder.closing:
+          raise BadInput("this server stops")
         if time.monotonic() > until:
           raise BadInput(f"{photo.name}: the film has taken more than {_FILM_SECONDS} seconds")
         yield pictures.shrink(frame, _FILM_SIDE)
@@ -168,12 +184,6 @@ class _Handlers:
     with atomic_output(mp4) as mp4_aside, atomic_output(gif) as gif_aside:
       pictures.write_films(mp4_aside, gif_aside, frames(), _FPS)
     return str(mp4), str(gif)
-
-  def _new_path(self, name: str) -> Path:
-    """In the folder from which Gradio serves files, where nobody can guess it."""
-    path = self._folder / secrets.token_hex(16) / name
-    path.parent.mkdir()
-    return path
 
   def _given(self, photo: Path | None) -> Path:
     if photo is None:
@@ -218,22 +228,26 @@ class _Handlers:
     return self._given(photo), wish, weights, None if number == ALL_FACES else int(number)
 
 
-def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
+def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Blocks:
   """The page.
 
   Args:
     service: what relights.
-    folder: Gradio's own (`GRADIO_TEMP_DIR`), from which it serves files.
+    folder: Gradio's own (`GRADIO_TEMP_DIR`), from which it serves files; no others are ever opened.
     example: the photo that is there at first.
   """
   handlers, start = _Handlers(service, folder), PRESETS[_START]
+  tell = functools.partial(_tell, folder=folder)
   unlit = _sphere(start, even_light())
-  with gr.Blocks(title="Portrait relighting", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
+  with gr.Blocks(
+    title="Portrait relighting", analytics_enabled=False, delete_cache=(60, upload_folder.KEPT_SECONDS)
+  ) as page:
     gr.Markdown("## Drag the light, see the face change")
     with gr.Row(elem_id="studio"):
       with gr.Column(scale=2, min_width=300):
         photo = uploads_alone(
-          gr.Image(str(example), label="Photo", sources=["upload", "clipboard", "webcam"], height=220, elem_id="photo")
+          gr.Image(str(example), label="Photo", sources=["upload", "clipboard", "webcam"], height=220, elem_id="photo"),
+          folder,
         )
         with gr.Row():
           target = light_sphere(unlit, caption="new light: drag it", movable=True, width=230, elem_id="target")
@@ -257,13 +271,15 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
           environment = uploads_alone(
             gr.File(
               label="Environment map (.hdr, .exr)", file_types=[".hdr", ".exr"], height=110, elem_id="environment"
-            )
+            ),
+            folder,
           )
           env_rotate = gr.Slider(-180, 180, 0, step=1, label="Turn the map, degrees", elem_id="env_rotate")
           reference = uploads_alone(
             gr.Image(
               label="Light like in this portrait", sources=["upload", "clipboard"], height=160, elem_id="reference"
-            )
+            ),
+            folder,
           )
         with gr.Accordion("More", open=False):
           with gr.Row():
@@ -293,13 +309,13 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
     wishes = [photo, kind, *lamp, environment, env_rotate, reference, *dials, weights, face]
     shown = [result, target, source]
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-    show = _tell(handlers.show)
+    show = tell(handlers.show)
     page.load(show, wishes, shown, api_visibility="private")
-    photo.input(_tell(handlers.look), photo, face, api_visibility="private").success(
+    photo.input(tell(handlers.look), photo, face, api_visibility="private").success(
       show, wishes, shown, api_visibility="private"
     )
-    target.input(_tell(handlers.drag), [target, *wishes], [kind, azimuth, elevation, result, source], **quiet)
-    preset.input(_tell(handlers.choose), [preset, *wishes], [kind, *lamp, *shown], **quiet)
+    target.input(tell(handlers.drag), [target, *wishes], [kind, azimuth, elevation, result, source], **quiet)
+    preset.input(tell(handlers.choose), [preset, *wishes], [kind, *lamp, *shown], **quiet)
     for component in (fill, size, env_rotate, exposure, kelvin, kind, weights, face):
       component.input(show, wishes, shown, **quiet)
     strength.input(show, wishes, shown, **quiet | {"api_visibility": "public"}, api_name="preview")
@@ -310,8 +326,10 @@ def build(service: RelightService, folder: Path, example: Path) -> gr.Blocks:
         show, wishes, shown, **quiet
       )
 
-    made = save.click(_tell(handlers.relight), wishes, saved, api_name="relight")
-    filmed = film.click(_tell(handlers.turn), wishes, [movie, animation], api_name="turn", concurrency_limit=1)
+    made = save.click(tell(handlers.relight), wishes, saved, api_name="relight")
+    filmed = film.click(
+      tell(handlers.turn), wishes, [movie, animation], api_name="turn", concurrency_id=_FILM_QUEUE, concurrency_limit=1
+    )
     for event, place in ((made, photo_made), (filmed, films_made)):
       event.success(lambda: gr.Column(visible=True), None, place, api_visibility="private")
   return page
@@ -325,6 +343,8 @@ def serving(
   *,
   max_megabytes: int = 40,
   waiting: int = 32,
+  hosts: Sequence[str] = (),
+  folder_megabytes: int = 2048,
 ) -> Iterator[str]:
   """The page is there while the block runs; yields its address. All files are gone afterwards.
 
@@ -332,19 +352,26 @@ def serving(
     service: what relights.
     host: the address to listen at; the default is reached from this machine alone.
     port: where to listen, or None: a free one from 7860 on.
-    max_megabytes: of a file that is uploaded.
-    waiting: how many requests may wait; two are worked on at a time.
+    max_megabytes: of a request that uploads a file.
+    waiting: how many requests may wait beside a few films; two of them, and one film, are worked on at a time.
+    hosts: the names under which browsers may ask for it, beside those of this machine and `host`.
+    folder_megabytes: of all that was uploaded or made in the last hour; what is not in use makes room.
 
   Raises:
-    BadInput: the address cannot be listened at.
+    BadInput: the address cannot be listened at, or one of `hosts` is no name.
   """
-  with tempfile.TemporaryDirectory() as folder, _environment(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False"):
-    example = Path(folder) / "example" / "astronaut.png"
+  names = web_gate.allowed_hosts(host, hosts)
+  with (
+    upload_folder.opened(folder_megabytes * 2**20) as folder,
+    _environment(GRADIO_TEMP_DIR=str(folder.path), GRADIO_ANALYTICS_ENABLED="False"),
+  ):
+    example = folder.path / "example" / "astronaut.png"
     write_photo(example, Photo(pictures.astronaut()))
     start = PRESETS[_START]
     service.relight_for_screen(example, Wish(start))  # compiles, so that the first visitor need not wait for it
-    page = build(service, Path(folder), example)
-    page.queue(max_size=waiting, default_concurrency_limit=2)
+    page = build(service, folder, example)
+    page.queue(max_size=waiting + _FILMS_WAITING, default_concurrency_limit=2)
+    guard(page, folder, {None: waiting, _FILM_QUEUE: _FILMS_WAITING})
     try:
       _, address, _ = page.launch(
         server_name=host,
@@ -362,12 +389,15 @@ def serving(
         enable_monitoring=False,
         mcp_server=False,
         state_session_capacity=100,
+        app_kwargs={"middleware": [Middleware(Gate, folder=folder, hosts=names, max_bytes=max_megabytes * 2**20)]},
       )
     except OSError as error:
       raise BadInput(f"{host}:{port or 7860}: cannot be listened at ({error})") from None
+    folder.keep_all()
     try:
       yield address
     finally:
+      folder.closing = True
       page.close()
 
 

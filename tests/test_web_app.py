@@ -2,9 +2,14 @@
 
 import concurrent.futures
 import io
+import os
 import re
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -26,6 +31,7 @@ from dpr_jax.lights import PRESETS, Direction, parse_light, studio_light
 from dpr_jax.photo import Photo, read_photo, write_photo
 from dpr_jax.pictures import astronaut
 from dpr_jax.relight_service import RelightService
+from dpr_jax.upload_folder import UploadFolder
 
 # Gradio and its client leave sockets and event loops to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -33,6 +39,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REBOUND = "rebound.evil.example"  # a name of somebody else's that leads to this machine
 # As root there is no sandbox, and there is no network to look for updates in.
 CHROMIUM_FLAGS = (
   "--no-sandbox",
@@ -42,6 +49,7 @@ CHROMIUM_FLAGS = (
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )
 FACE = np.s_[90:180, 110:200]  # of the astronaut
 PATIENCE = 600  # seconds; what takes so long does not come, however busy the machine is
@@ -78,7 +86,7 @@ def photos(tmp_path_factory):
   return folder
 
 
-def wishes(photo, **changed):
+def wishes(photo, /, **changed):
   """What an endpoint is asked, in its order."""
   asked = {
     "photo": None if photo is None else gradio_client.handle_file(str(photo)),
@@ -215,7 +223,11 @@ def test_the_page_for_other_programs_is_right(address, photos, tmp_path, monkeyp
   ("changed", "message"),
   [
     ({"azimuth": 400}, "azimuth 400: must lie in -360 to 360"),
-    ({"elevation": "up"}, "elevation up: must lie in -90 to 90"),
+    ({"elevation": 91}, "elevation 91: must lie in -90 to 90"),
+    ({"elevation": "up"}, "elevation: must be a number"),
+    ({"kelvin": None}, "kelvin: must be a number"),
+    ({"face": ["face 1"]}, "face: must be a text of at most 200 letters"),
+    ({"reference": 5}, "reference: must be a file that was uploaded"),
     ({"fill": -1}, "less than minimum value 0"),
     ({"size": 90}, "greater than maximum value 60"),
     ({"exposure": 4}, "greater than maximum value 3"),
@@ -238,20 +250,116 @@ def test_a_photo_without_a_face_is_told_without_the_folders_of_the_server(client
   assert "there is no photo yet" in refusal(client, *wishes(None))
 
 
-def raw_answer(address, photo):
+def raw_answer(address, **changed):
   """What a client of somebody else's is told, who sends what ours would not."""
-  url, asked = f"{address}gradio_api/call/relight", wishes(None)
-  asked[0] = photo
-  event = httpx.post(url, json={"data": asked}, timeout=PATIENCE).json()["event_id"]
-  return httpx.get(f"{url}/{event}", timeout=PATIENCE).text
+  url = f"{address}gradio_api/call/relight"
+  joined = httpx.post(url, json={"data": wishes(None, **changed)}, timeout=PATIENCE)
+  if joined.status_code != 200:
+    return joined.text
+  return httpx.get(f"{url}/{joined.json()['event_id']}", timeout=PATIENCE).text
 
 
-@pytest.mark.parametrize("place", ["/etc/passwd", "/proc/self/environ", __file__])
-def test_a_path_of_the_server_is_never_opened(address, place):
-  message = raw_answer(address, {"path": place, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"})
-  assert "event: error" in message
-  assert "not a photo" not in message  # which would tell that it was read
-  assert "root:" not in message
+def uploaded(address, path):
+  """A file as it lies on the server, as its own page would name it."""
+  with path.open("rb") as file:
+    [place] = httpx.post(f"{address}gradio_api/upload", files={"files": (path.name, file)}, timeout=PATIENCE).json()
+  return {"path": place, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("mark", [{}, {"meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}])
+@pytest.mark.parametrize("part", ["photo", "reference", "environment"])
+def test_a_path_of_the_server_is_never_opened(address, photos, part, mark, tmp_path, capfd):
+  (tmp_path / "face.png").write_bytes((photos / "astronaut.png").read_bytes())
+  (tmp_path / "sky.hdr").write_bytes(
+    b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 2\n" + bytes([99, 99, 99, 130] * 2)
+  )
+  asked = {"photo": uploaded(address, photos / "astronaut.png")} if part != "photo" else {}
+  asked["kind"] = {"photo": web_app.LAMP, "reference": web_app.PORTRAIT, "environment": web_app.MAP}[part]
+  upload = Path(uploaded(address, photos / "astronaut.png")["path"])
+  places = ["/etc/passwd", "/proc/self/environ", "/dev/zero", str(tmp_path / "face.png"), str(tmp_path / "sky.hdr"), ""]
+  places += [str(upload.parent.parent / ".." / tmp_path.relative_to("/") / "face.png"), str(upload.parent)]
+  for place in places:
+    message = raw_answer(address, **asked, **{part: {"path": place} | mark})
+    assert "event: error" in message, place
+    assert "was not uploaded to this server, or is there no longer" in message
+  assert "event: complete" in raw_answer(address, photo={"path": str(upload)} | mark)
+  told = "".join(capfd.readouterr())
+  assert "Traceback" not in told
+  assert str(tmp_path) not in told
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({"photo": "/etc/passwd"}, "photo: must be a file that was uploaded"),
+    ({"photo": {"path": None}}, "photo: must be a file that was uploaded"),
+    ({"photo": {"path": "/etc/passwd", "meta": "x"}}, "photo: must be a file that was uploaded"),
+    ({"photo": {"path": "/etc/passwd", "is_stream": True}}, "photo: must be a file that was uploaded"),
+    ({"photo": {"path": "/etc/passwd", "url": ["secret"]}}, "photo: must be a file that was uploaded"),
+    ({"photo": [{"path": "/etc/passwd"}]}, "photo: must be a file that was uploaded"),
+    ({"azimuth": {"secret": "secret"}}, "azimuth: must be a number"),
+    ({"azimuth": True}, "azimuth: must be a number"),
+    ({"azimuth": 10**400}, "azimuth: must be a number"),
+    ({"fill": "0.5"}, "fill: must be a number"),
+    ({"kind": {"secret": 1}}, "kind: must be a text"),
+    ({"weights": "secret" * 1000}, "weights: must be a text of at most 200 letters"),
+  ],
+)
+def test_wrong_types_get_a_line_and_no_traceback(address, changed, message, capfd):
+  url = f"{address}gradio_api/call/relight"
+  answer = httpx.post(url, json={"data": wishes(None, **changed)}, timeout=PATIENCE)
+  assert answer.status_code == 422
+  [problem] = answer.json()["detail"]
+  assert f"{problem['parameter_name']}: {problem['message']}".startswith(message)
+  assert capfd.readouterr() == ("", "")
+
+
+def test_bodies_of_the_wrong_shape_get_a_line_and_no_traceback(address, capfd):
+  bodies = [
+    {},
+    {"data": None},
+    {"data": []},
+    {"data": wishes(None) * 2},
+    {"data": wishes(None), "fn_index": 999, "session_hash": "x"},
+    {"data": wishes(None), "fn_index": -1, "session_hash": "x"},
+    {"data": wishes(None), "fn_index": "relight", "session_hash": ["secret"]},
+    {"data": wishes(None), "event_data": "secret", "fn_index": None, "session_hash": "x"},
+  ]
+  for place in ("call/relight", "queue/join", "call/secret"):
+    for body in bodies:
+      answer = httpx.post(f"{address}gradio_api/{place}", json=body, timeout=PATIENCE)
+      assert 400 <= answer.status_code < 500 or (place == "call/relight" and "fn_index" in body), (place, body)
+  for body in (b"", b"{", b"[" * 200_000, b'{"data": "' + b"x" * 2**18 + b'"}'):
+    answer = httpx.post(f"{address}gradio_api/queue/join", content=body, timeout=PATIENCE)
+    assert 400 <= answer.status_code < 500
+  told = "".join(capfd.readouterr())
+  assert "Traceback" not in told
+  assert "secret" not in told
+
+
+def test_pages_of_other_sites_reach_nothing(address, photos):
+  """DNS rebinding shows in the host, a page that asks across sites in the origin."""
+  own = address.removeprefix("http://").rstrip("/")
+  port = own.rpartition(":")[2]
+  join = {"data": wishes(None), "fn_index": 0, "session_hash": "x"}
+  for headers in (
+    {"Host": f"rebound.evil.example:{port}"},
+    {"Host": f"rebound.evil.example:{port}", "Origin": f"http://rebound.evil.example:{port}"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:1"},
+  ):
+    for attempt in (
+      lambda headers: httpx.get(address, headers=headers),
+      lambda headers: httpx.get(f"{address}config", headers=headers),
+      lambda headers: httpx.post(f"{address}gradio_api/queue/join", json=join, headers=headers),
+      lambda headers: httpx.post(f"{address}gradio_api/upload", files={"files": b"x"}, headers=headers),
+    ):
+      assert attempt(headers).status_code == 403, headers
+  page = httpx.get(address)
+  assert page.status_code == 200
+  assert (page.headers["x-content-type-options"], page.headers["x-frame-options"]) == ("nosniff", "DENY")
+  assert httpx.get(address, headers={"Host": f"localhost:{port}"}).status_code == 200
 
 
 def test_no_address_is_fetched(client, photos, monkeypatch):
@@ -336,21 +444,58 @@ def test_the_queue_is_bounded(service, photos, monkeypatch):
   assert all("queue" in message.lower() for message in refused)
 
 
-def test_it_listens_on_this_machine_alone_and_leaves_no_files(service, photos, monkeypatch):
-  made = []
-  temporary = web_app.tempfile.TemporaryDirectory
-  monkeypatch.setattr(web_app.tempfile, "TemporaryDirectory", lambda *args: made.append(temporary(*args)) or made[-1])
+def test_films_that_wait_hold_up_nobody_else(service, photos, monkeypatch):
+  done = threading.Event()
+  monkeypatch.setattr(service, "turn", lambda *_: done.wait(PATIENCE) and iter([astronaut()]))
+  with web_app.serving(service, waiting=4) as address:
+    photo, url = uploaded(address, photos / "astronaut.png"), f"{address}gradio_api/call/turn"
+    answers = [httpx.post(url, json={"data": wishes(None, photo=photo)}, timeout=PATIENCE) for _ in range(33)]
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {200, 503}
+    assert 4 <= codes.count(200) <= 5  # four wait, and one is being made
+    assert "Queue is full" in answers[-1].text
+    assert "event: complete" in raw_answer(address, photo=photo)
+    done.set()
+    event = answers[0].json()["event_id"]
+    assert "event: complete" in httpx.get(f"{url}/{event}", timeout=PATIENCE).text
+
+
+def test_sigterm_under_a_full_queue_ends_cleanly(photos, tmp_path):
+  command = [sys.executable, "app.py", "--waiting=6"]
+  environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+  root = Path(__file__).parent.parent
+  server = subprocess.Popen(
+    command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=(tmp_path / "log").open("w")
+  )
+  try:
+    address = server.stdout.readline().removeprefix("serving at ").strip()
+    photo = uploaded(address, photos / "astronaut.png")
+    answers = [
+      httpx.post(f"{address}gradio_api/call/{name}", json={"data": wishes(None, photo=photo)}, timeout=PATIENCE)
+      for name in ["turn"] * 9 + ["relight"] * 40
+    ]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(PATIENCE) == 0
+  finally:
+    server.kill()
+  assert (tmp_path / "log").read_text() == ""
+  assert not list(tmp_path.glob("dpr_jax_app_*"))
+
+
+def test_it_listens_on_this_machine_alone_and_leaves_no_files(service, photos, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   with web_app.serving(service) as address:
     assert address.startswith("http://127.0.0.1:")
     new_client(address).predict(*wishes(photos / "astronaut.png"), api_name="/relight")
-    assert len(list(Path(made[0].name).rglob("*.png"))) >= 3  # the example, what was uploaded, and what was made
-  assert not Path(made[0].name).exists()
+    assert len(list(tmp_path.rglob("*.png"))) >= 3  # the example, what was uploaded, and what was made
+  assert not list(tmp_path.glob("dpr_jax_app_*"))
   assert not list(Path(web_app.__file__).parent.glob("*.pyi"))
 
 
 def test_files_are_removed_after_an_hour(service, tmp_path):
   write_photo(tmp_path / "example.png", Photo(astronaut()))
-  page = web_app.build(service, tmp_path, tmp_path / "example.png")
+  page = web_app.build(service, UploadFolder(tmp_path, 2**20), tmp_path / "example.png")
   frequency, age = page.delete_cache
   assert (frequency, age) == (60, 3600)
 
@@ -540,6 +685,26 @@ def test_a_photo_without_a_face_raises_a_toast_and_changes_nothing(visit, photos
   toast.first.wait_for()
   assert toast.count() == 1
   assert after(page)[1] == source
+
+
+def test_a_browser_that_was_led_here_by_another_name_or_page_gets_nothing(chromium, address):
+  port = address.rstrip("/").rpartition(":")[2]
+  page = chromium.new_page()
+  answer = page.goto(f"http://{REBOUND}:{port}/")
+  assert (answer.status, "does not go by that name" in page.content()) == (403, True)
+  ask = """async address => {
+    const body = JSON.stringify({data: [], fn_index: 0, session_hash: "x"});
+    try { return await (await fetch(address + "gradio_api/queue/join", {method: "POST", mode: "MODE", body})).text(); }
+    catch (error) { return "" + error; }
+  }"""
+  for mode in ("cors", "no-cors"):
+    told = page.evaluate(ask.replace("MODE", mode), address)
+    assert told == "" or "Failed to fetch" in told, told
+  framed = "address => new Promise(done => { const frame = document.createElement('iframe'); frame.src = address;" + (
+    "frame.onload = () => done(frame.contentDocument); document.body.append(frame); })"
+  )
+  assert page.evaluate(framed, address) is None
+  page.close()
 
 
 def test_on_a_phone_the_face_comes_first_and_nothing_sticks_out(visit):
