@@ -51,6 +51,7 @@ class MediaPipeFaceFinder:
     with _native_log_silenced():
       try:
         self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
+        self._landmarker.__class__ = _quiet(type(self._landmarker))
       except OSError as error:
         raise missing_system_library("mediapipe", error) from error
       self._detect(np.zeros((64, 64, 3), np.uint8))  # its parts start, and speak, with the first picture
@@ -62,7 +63,7 @@ class MediaPipeFaceFinder:
     self.close()
 
   def close(self) -> None:
-    """Frees the model; MediaPipe complains if the interpreter ends before."""
+    """Frees the model."""
     self._closed = True
     self._landmarker.close()
 
@@ -165,6 +166,13 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int]]:
 
 def _is_among(face: Face, faces: list[Face]) -> bool:
   return any(overlap(face.box, other.box) > 0.5 for other in faces)
+
+
+def _quiet(landmarker: type) -> type:
+  """MediaPipe's class, whose objects may outlive the interpreter: then the thread that would free them is gone, and
+  theirs would end in a traceback.
+  """
+  return type(landmarker.__name__, (landmarker,), {"__del__": lambda _: None})
 
 
 @contextlib.contextmanager

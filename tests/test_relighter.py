@@ -1,5 +1,8 @@
 """One object behind every door: the same picture, byte for byte, wherever one asks for it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from skimage import data
@@ -85,3 +88,9 @@ def test_a_closed_one_opens_again(photo):
     assert relighter.finder is finder
   assert relighter.finder is not finder
   relighter.close()
+
+
+def test_one_that_nobody_closes_ends_quietly(photo):
+  program = f"from dpr_jax import Relighter; print(Relighter().relight({str(photo)!r}, 'left').shape)"
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  assert (done.stdout, done.stderr) == ("(300, 300, 3)\n", "")
