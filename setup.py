@@ -1,19 +1,36 @@
 """Packaging of dpr_jax; the tested versions are in BUILD_NOTES.md."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 setup(
   name="dpr_jax",
-  version="0.1.0",
+  version=re.search(
+    r'^__version__ = "(.+)"$', Path(__file__).with_name("dpr_jax").joinpath("__init__.py").read_text(), re.M
+  )[1],
   description="Deep single-image portrait relighting in JAX/Flax",
   long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Intended Audience :: Science/Research",
+    "Operating System :: OS Independent",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Multimedia :: Graphics",
+    "Topic :: Scientific/Engineering :: Image Processing",
+    "Typing :: Typed",
+  ],
   license="Apache-2.0",
   license_files=["LICENSE", "NOTICE"],
   packages=find_packages(include=["dpr_jax", "dpr_jax.*", "data_gen", "data_gen.*"]),
-  package_data={"dpr_jax": ["weights/*.npz", "web/*"], "data_gen": ["canonical_face.npz", "heads/landmarks.csv"]},
+  package_data={
+    "dpr_jax": ["py.typed", "weights/*.npz", "web/*"],
+    "data_gen": ["canonical_face.npz", "heads/landmarks.csv"],
+  },
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",

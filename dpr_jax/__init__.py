@@ -2,6 +2,8 @@
 
 import importlib
 
+__version__ = "0.1.0"
+
 _PUBLIC = {
   "BadInput": "errors",
   "Relighter": "relighter",
