@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from dpr_jax import sh
+from dpr_jax.environment_files import read_environment
 from dpr_jax.errors import BadInput
+from dpr_jax.light_files import read_coefficients
 from dpr_jax.light_prior import DC_RANGE, GRAY_WEIGHTS, draw_color_light
-from dpr_jax.lights import read_coefficients, read_environment
 from dpr_jax.native_libraries import import_native
 
 cv2 = import_native("cv2")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,21 +10,19 @@ import numpy as np
 
 from dpr_jax import color, sh
 from dpr_jax import light as light_module
+from dpr_jax.environment_files import ENVIRONMENT_SUFFIXES, MAX_PIXELS, read_environment
 from dpr_jax.environment_lamps import panorama_light
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import find_faces
 from dpr_jax.light import Light
-from dpr_jax.native_libraries import import_native
+from dpr_jax.light_files import check_light, read_coefficients
 from dpr_jax.photo import read_photo
 from dpr_jax.photo_formats import PHOTO_SUFFIXES, is_photo
 
-_ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
-_MAX_ENVIRONMENT_PIXELS = 2**27
 _ENVIRONMENT_DC = 0.8  # first coefficient of the gray projection of a map
 # What a camera takes of a scene's mean tint by its white balance, and how weak a channel it still balances.
 _WHITE_BALANCE, _LEAST_TINT = 0.75, 0.05
-_HDR_HEADER = 2**16  # bytes at most
-_NUMBER_SUFFIXES = (".txt", ".csv")
+_NUMBER_SUFFIXES = (".txt", ".csv", ".npy", ".json")
 
 AZIMUTHS = (-360.0, 360.0)
 ELEVATIONS = (-90.0, 90.0)
@@ -95,7 +94,7 @@ def parse_light(text: str, params=None, face_finder: str | None = None, *, env_r
   """
   text = text.strip()
   suffix = Path(text).suffix.lower()
-  if suffix in _ENVIRONMENT_SUFFIXES:
+  if suffix in ENVIRONMENT_SUFFIXES:
     return environment_light(text, rotate=env_rotate)
   if env_rotate:
     raise BadInput(f"--env_rotate {env_rotate:g}: turns environment maps alone, and {text!r} is none")
@@ -105,7 +104,9 @@ def parse_light(text: str, params=None, face_finder: str | None = None, *, env_r
   if suffix in PHOTO_SUFFIXES or is_photo(text):
     return _from_portrait(text, params, face_finder)
   if suffix in _NUMBER_SUFFIXES or os.path.isfile(text):  # Path.is_file raises on a name that is too long
-    return light_module.soft_light(read_coefficients(text))
+    numbers = read_coefficients(text)
+    check_light(text, numbers)
+    return light_module.soft_light(numbers)
   return studio_light(_parse_direction(text))
 
 
@@ -162,37 +163,12 @@ def _parse_direction(text: str) -> Direction:
   return direction
 
 
-def read_coefficients(path: str | os.PathLike) -> np.ndarray:
-  """A text file of SH numbers, in whatever convention they are: `[9]` float32, or `[3, 9]`, red, green, blue.
-
-  Coloured lights may be three times nine numbers, or nine lines of three.
-
-  Raises:
-    BadInput: it cannot be read, or holds neither 9 nor 27 finite numbers.
-  """
-  try:
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-  except FileNotFoundError:
-    raise BadInput(f"{path}: no such file") from None
-  except (OSError, ValueError) as error:
-    raise BadInput(f"{path}: cannot be read as a text file of SH numbers ({error})") from None
-  rows = [line.replace(",", " ").split() for line in lines]
-  try:
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-      numbers = np.array([float(word) for row in rows for word in row], np.float32)
-  except ValueError as error:
-    raise BadInput(f"{path}: {str(error)[:80]}; a light file holds 9 or 27 numbers") from None
-  if numbers.size not in (9, 27):
-    raise BadInput(f"{path}: has {numbers.size} numbers; a light file holds 9, or 27 (9 each of red, green, blue)")
-  if not np.isfinite(numbers).all():
-    raise BadInput(f"{path}: has numbers that are not finite")
-  if numbers.size == 9:
-    return numbers
-  by_coefficient = [len(row) for row in rows if row] == [3] * 9  # nine lines of red, green, blue
-  return numbers.reshape(9, 3).T if by_coefficient else numbers.reshape(3, 9)
-
-
-def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS, rotate: float = 0.0) -> Light:
+def environment_light(
+  path: str | os.PathLike,
+  max_pixels: int = MAX_PIXELS,
+  rotate: float = 0.0,
+  note: Callable[[str], None] | None = None,
+) -> Light:
   """The light of an environment map: its brightest compact sources as lamps, the rest as the soft part.
 
   See `environment_lamps.panorama_light`. As a camera would, it is balanced for the colour of the place: of the tint of
@@ -204,6 +180,7 @@ def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMEN
     max_pixels: as for `read_environment`.
     rotate: degrees by which the map is turned about the vertical; positive as `sh.turn`, light from the front to image
       left.
+    note: as for `read_environment`.
 
   Returns:
     RGB, or gray of a map that has luminance alone.
@@ -211,7 +188,7 @@ def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMEN
   Raises:
     BadInput: as `read_environment`, and for a black map.
   """
-  panorama = read_environment(path, max_pixels)
+  panorama = read_environment(path, max_pixels, note)
   brightest = panorama.max()
   if brightest == 0:
     raise BadInput(f"{path}: the environment map is black")
@@ -223,65 +200,6 @@ def environment_light(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMEN
   first = light_module.harmonics(light_module.gray(light))[0, 0]
   light = light_module.scale(light, np.float32(_ENVIRONMENT_DC / first))
   return light_module.rotate(light, sh.turn(rotate)) if rotate else light
-
-
-def read_environment(path: str | os.PathLike, max_pixels: int = _MAX_ENVIRONMENT_PIXELS) -> np.ndarray:
-  """A `.hdr` or `.exr` environment map as linear radiance, float32, `[H, W, 3]` RGB or `[H, W]`.
-
-  Args:
-    path: the file.
-    max_pixels: the most pixels to decode; the header is asked before. The default holds 16,384 x 8,192.
-
-  Raises:
-    BadInput: it cannot be read, has more than `max_pixels`, or holds values that are negative or not finite.
-  """
-  if not os.path.isfile(path):
-    raise BadInput(f"{path}: no such file")
-  read = _read_exr if Path(path).suffix.lower() == ".exr" else _read_hdr
-  panorama = read(os.fspath(path), max_pixels)
-  if not np.isfinite(panorama).all() or panorama.min() < 0:
-    raise BadInput(f"{path}: the environment map has values that are negative or not finite")
-  return panorama
-
-
-def _check_size(path: str, width: int, height: int, max_pixels: int) -> None:
-  if width * height > max_pixels:
-    raise BadInput(f"{path}: {width} x {height} pixels are more than the {max_pixels} allowed")
-
-
-def _read_hdr(path: str, max_pixels: int) -> np.ndarray:
-  cv2 = import_native("cv2")
-  data = np.fromfile(path, np.uint8)
-  # The line of the size ends the header; any signs, and either axis first.
-  size = re.search(rb"\n[-+][XY] +(\d+) +[-+][XY] +(\d+)\n", data[:_HDR_HEADER].tobytes())
-  if data[:2].tobytes() != b"#?" or size is None:
-    raise BadInput(f"{path}: not a Radiance HDR file, or a damaged one")
-  _check_size(path, int(size[2]), int(size[1]), max_pixels)
-  panorama = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-  if panorama is None or panorama.dtype != np.float32:
-    raise BadInput(f"{path}: not a Radiance HDR file, or a damaged one")
-  return panorama[..., ::-1]
-
-
-def _read_exr(path: str, max_pixels: int) -> np.ndarray:
-  import OpenEXR  # 5 MB that only this kind of light needs
-
-  try:
-    with OpenEXR.File(path, header_only=True) as file:
-      low, high = file.header()["dataWindow"]
-      width, height = (int(last) - int(first) + 1 for first, last in zip(low, high, strict=True))
-    _check_size(path, width, height, max_pixels)
-    with OpenEXR.File(path, separate_channels=True) as file:
-      channels = {name: channel.pixels for name, channel in file.channels().items()}
-  except BadInput:
-    raise
-  except (RuntimeError, ValueError, TypeError, KeyError) as error:
-    raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({str(error).splitlines()[0]})") from None
-  names = next((names for names in (("R", "G", "B"), ("Y",)) if all(name in channels for name in names)), None)
-  if names is None:
-    raise BadInput(f"{path}: has channels {', '.join(sorted(channels))}; an environment map needs R, G, B or Y")
-  panorama = np.stack([channels[name] for name in names], axis=-1).astype(np.float32)
-  return panorama if len(names) == 3 else panorama[..., 0]
 
 
 def _from_portrait(path: str, params, face_finder: str | None) -> Light:

@@ -28,13 +28,16 @@ def import_native(name: str) -> ModuleType:
   """
   try:
     if not name.startswith("mediapipe"):
-      return importlib.import_module(name)
+      module = importlib.import_module(name)
     with _hidden("tensorflow"), _postponed("matplotlib.pyplot"):
-      return importlib.import_module(name)
+      module = importlib.import_module(name)
   except (ImportError, OSError) as error:
     if ".so" not in str(error):
       raise
     raise missing_system_library(name, error) from error
+  if name == "cv2":
+    module.utils.logging.setLogLevel(module.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read, we say
+  return module
 
 
 @contextlib.contextmanager

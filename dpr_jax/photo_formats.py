@@ -84,6 +84,8 @@ def why_no_photo(path: str | os.PathLike) -> str | None:
     status = os.stat(path)
   except OSError as error:
     return "a link to nowhere" if os.path.islink(path) else f"cannot be read ({error.strerror})"
+  except ValueError:  # a zero byte in a name
+    return "not the name of a file"
   if stat.S_ISDIR(status.st_mode):
     return "a folder"
   if not stat.S_ISREG(status.st_mode):

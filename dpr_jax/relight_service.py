@@ -136,7 +136,8 @@ class RelightService:
   def _white_light(self, wish: Wish, weights: str | None) -> Light:
     if wish.environment is not None:
       light = self._kept.get(
-        (wish.environment, "environment"), lambda: environment_light(wish.environment, _MAX_ENVIRONMENT_PIXELS)
+        (wish.environment, "environment"),
+        lambda: environment_light(wish.environment, _MAX_ENVIRONMENT_PIXELS, note=_unsaid),
       )
       return light_module.rotate(light, sh.turn(wish.env_rotate)) if wish.env_rotate else light
     if wish.reference is not None:
@@ -207,6 +208,10 @@ class RelightService:
     seen = self._seen(path)
     largest = max(seen.screen_faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
     return estimate_portrait_light(self._relighters[name].params, seen.pixels, largest)
+
+
+def _unsaid(line: str) -> None:
+  """Where notes on the files of strangers go: nowhere."""
 
 
 class _Seen(NamedTuple):
