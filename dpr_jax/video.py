@@ -11,13 +11,16 @@ what is damaged from as much as the others have got ready: the cores that a run 
 
 import contextlib
 import dataclasses
+import hashlib
 import heapq
 import io
 import itertools
 import json
 import os
 import shutil
+import struct
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -25,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import filelock
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from tqdm import tqdm
 
 from dpr_jax.errors import BadInput
@@ -45,6 +50,9 @@ _THREADS = 1  # of libav, for decoding, conversion and encoding each; see the mo
 # segments follow each other as they are.
 _ENCODER = {"crf": "18", "preset": "medium", "bf": "0", "threads": str(_THREADS)}
 _LAST_FRAME_SECONDS = 1  # by which a film may end early and still be whole
+# In an MP4, by most players; not PCM, which libav would put there for QuickTime alone.
+_PLAYED_SOUND = ("aac", "mp2", "mp2float", "mp3", "mp3float", "ac3", "eac3", "alac", "flac", "opus", "libopus")
+_OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")  # that the metadata were read from
 _AUDIO_RATE = 48_000
 _AUDIO_BITS_PER_SECOND = 192_000
 
@@ -87,7 +95,9 @@ class FilmReader:
     length: about how many frames that is, or None.
     sound_tracks: how many it has.
     start: seconds by which everything is moved forward, so that the output begins at 0.
-    aspect: width over height of its pixels, as they stand upright; known from the first frame on.
+    aspect: width over height of its pixels, as they are coded.
+    metadata: what the file says of the film: its title, when it was made and so on.
+    picture_metadata: the same of its picture.
     damaged: whether something could not be read, so far.
     read_seconds: how much has been read, so far.
   """
@@ -124,6 +134,10 @@ class FilmReader:
     ]
     self.start = max(Fraction(0), min(starts, default=Fraction(0)))
     self.aspect = self._stream.sample_aspect_ratio or Fraction(1)
+    self.metadata = {name: value for name, value in self._container.metadata.items() if name not in _OF_THE_FILE}
+    self.picture_metadata = {
+      name: self._stream.metadata[name] for name in ("creation_time", "language") if name in self._stream.metadata
+    }
     self.damaged = False
     self.read_seconds = Fraction(0)
     self._size: tuple[int, int] | None = None
@@ -192,22 +206,43 @@ class FilmReader:
       colours = _BT709 if min(coded.width, coded.height) >= _HD_LINES else None
     width, height = self._size
     rgb = coded.reformat(width=width, height=height, format="rgb24", src_colorspace=colours, threads=_THREADS)
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self._quarter_turns(coded)))
-
-  def _quarter_turns(self, coded: av.VideoFrame) -> int:
-    """Counterclockwise; a phone held upright films lying, and says so in the file."""
-    return round(coded.rotation / 90) % 4
+    return np.ascontiguousarray(_upright(rgb.to_ndarray(), _display_matrix(coded)))
 
   def upright_aspect(self, frame: FilmFrame) -> Fraction:
     """Width over height of the pixels of `pixels(frame)`."""
-    return 1 / self.aspect if self._quarter_turns(frame.coded) % 2 else self.aspect
+    return 1 / self.aspect if _lies_on_its_side(_display_matrix(frame.coded)) else self.aspect
+
+
+def _display_matrix(coded: av.VideoFrame) -> tuple[int, int, int, int]:
+  """Where a step to the right (x, y) and a step down (x, y) in the coded frame lead on the screen.
+
+  A phone held upright films lying, and one's front camera in a mirror; both say so in the file.
+  """
+  matrix = coded.side_data.get(SideDataType.DISPLAYMATRIX)
+  if matrix is None or len(bytes(matrix)) != 36:
+    return 1, 0, 0, 1
+  a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))
+  return (a, b, c, d) if any((a, b, c, d)) else (1, 0, 0, 1)
+
+
+def _lies_on_its_side(matrix: tuple[int, int, int, int]) -> bool:
+  a, b, c, d = matrix
+  return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+  """`[H, W, C]` as a display matrix says, which may turn by right angles and mirror."""
+  x, y = matrix[0], matrix[3]
+  if _lies_on_its_side(matrix):
+    pixels, (y, x) = pixels.swapaxes(0, 1), matrix[1:3]
+  return pixels[:: 1 if y >= 0 else -1, :: 1 if x >= 0 else -1]
 
 
 def _open(path: Path):
   try:
     with path.open("rb"):
       pass
-    return av.open(f"{_FILE}{path}")
+    return av.open(f"{_FILE}{path}", metadata_errors="replace")
   except OSError as error:
     what = "is a folder, not a film" if os.path.isdir(path) else f"cannot be read ({error.strerror})"
     raise BadInput(f"{path}: {what}") from None
@@ -249,7 +284,8 @@ def relight_film(
   """Relights a film; goes on where an earlier run with the same `job` stopped.
 
   Frames, their timestamps and the sound are kept. The picture is H.264 in the colours of BT.709; an odd last row or
-  column is left out. Sound that an MP4 can hold is copied, other sound is encoded anew as AAC. Subtitles are not kept.
+  column is left out. Sound that players know in an MP4 is copied, other sound is encoded anew as AAC. Title, date and
+  the like are kept, subtitles are not.
 
   Args:
     moving: before its first frame.
@@ -264,7 +300,7 @@ def relight_film(
     BadInput: `source` cannot be used or has no face, `target` exists, or parts of another job lie there.
   """
   check_target(target, overwrite)
-  with FilmReader(source) as film:
+  with _alone(target), FilmReader(source) as film:
     parts = _Parts(parts_folder(target))
     parts.begin(_job(source, job or {}), overwrite)
     done = parts.restore(moving)
@@ -282,6 +318,22 @@ def relight_film(
   parts.remove()
   if film.damaged or (film.seconds and film.read_seconds < film.seconds - _LAST_FRAME_SECONDS):
     print(f"{source}: damaged or cut off; the {done} frames that could be read are relit", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+  """Raises BadInput where another run of this user writes `target` just now."""
+  place = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:32]
+  user = os.getuid() if hasattr(os, "getuid") else 0
+  path = Path(tempfile.gettempdir(), f"dpr_jax_film_{user}_{place}.lock")
+  try:
+    with filelock.FileLock(path, timeout=0):
+      try:
+        yield
+      finally:
+        path.unlink(missing_ok=True)
+  except filelock.Timeout:
+    raise BadInput(f"{target}: another run writes it just now") from None
 
 
 def _relit(
@@ -416,7 +468,9 @@ def _join(segments: list[Path], film: FilmReader, target: Path) -> None:
     options = _exact(film) | {"movflags": "faststart"}
     container = opened.enter_context(av.open(target, "w", format="mp4", options=options))
     template = opened.enter_context(av.open(segments[0]))
+    container.metadata.update(film.metadata)
     picture = container.add_stream_from_template(template.streams.video[0], opaque=True)
+    picture.metadata.update(film.picture_metadata)
     tracks = [_picture_packets(segments, picture)]
     for number in range(film.sound_tracks):
       source = opened.enter_context(_open(film.path))  # each read at its own pace
@@ -450,10 +504,15 @@ def _sound_packets(source, number: int, container, start: Fraction) -> Iterator[
 
 
 def _fits_mp4(path: Path, number: int) -> bool:
-  """Whether an MP4 can hold the packets of a track of sound as they are: tried out, for only the muxer knows."""
+  """Whether an MP4 can hold the packets of a track of sound as they are: tried out, for only the muxer knows.
+
+  It takes more than players play.
+  """
   try:
     with _open(path) as source, av.open(io.BytesIO(), "w", format="mp4") as trial:
       stream = source.streams.audio[number]
+      if stream.codec_context is None or stream.codec_context.name not in _PLAYED_SOUND:
+        return False
       track = trial.add_stream_from_template(stream, opaque=True)
       for packet in itertools.islice(_copied(source, stream, track, Fraction(0)), 3):
         trial.mux(packet)

@@ -241,6 +241,68 @@ def test_sound_that_an_mp4_cannot_hold_is_encoded_anew(tmp_path, out):
   assert np.argmax(spectrum) == pytest.approx(440, abs=2)
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24be"])
+def test_sound_that_players_do_not_play_in_an_mp4_is_encoded_anew(tmp_path, out, codec):
+  source = make_film(tmp_path / "in.mov", wandering(30), sound=codec)
+  relight_film(StandIn(), unchanged, source, out)
+  with av.open(out) as container:
+    [track] = container.streams.audio
+    assert track.codec_context.name == "aac"
+    tone = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(track)])
+  assert np.argmax(np.abs(np.fft.rfft(tone[4096 : 4096 + 44100]))) == pytest.approx(440, abs=3)
+
+
+def test_title_and_date_are_kept(tmp_path, out):
+  source = make_film(tmp_path / "in.mov", wandering(5))
+  told = {"title": "my film", "creation_time": "2024-05-06T07:08:09.000000Z", "comment": "by hand"}
+  with av.open(source) as film, av.open(tmp_path / "told.mov", "w") as container:
+    container.metadata.update(told)
+    picture = container.add_stream_from_template(film.streams.video[0])
+    for packet in film.demux(video=0):
+      if packet.dts is not None:
+        packet.stream = picture
+        container.mux(packet)
+  relight_film(StandIn(), unchanged, tmp_path / "told.mov", out)
+  with av.open(out) as container:
+    assert {name: container.metadata.get(name) for name in told} == told
+    assert container.metadata["major_brand"] == "isom"
+
+
+def test_metadata_that_are_no_utf_8_end_nothing(tmp_path, out, film):
+  content = film.read_bytes()
+  assert content.count(b"isomiso2") == 1
+  film.write_bytes(content.replace(b"isomiso2", b"is\xedmiso2"))
+  relight_film(StandIn(), unchanged, film, out)
+  assert len(shown(out)[1]) == 5 * FPS
+
+
+def test_the_odd_films(shared, out):
+  relight_film(StandIn(), unchanged, shared("cases/odd/hflip.mp4"), out)
+  coded, seen = (shown(path)[1][0].astype(int) for path in (shared("cases/odd/hflip.mp4"), out))
+  assert np.abs(seen - coded[:, ::-1]).mean() < 3
+  relight_film(StandIn(), unchanged, shared("cases/odd/pcm.mov"), out, overwrite=True)
+  with av.open(out) as container:
+    assert container.streams.audio[0].codec_context.name == "aac"
+    assert container.metadata["title"] == "my film"
+  damaged = shared("cases/hostile/meta_latin1_a.mp4")
+  assert refusal(damaged, out, overwrite=True) == f"{damaged}: no frame of it can be decoded"
+
+
+def test_two_runs_on_one_output_do_not_meet(film, out):
+  refused = []
+
+  def relight(portrait, k):
+    if not refused:
+      refused.append(refusal(film, out, overwrite=True))
+    return portrait[0]
+
+  relight_film(StandIn(), relight, film, out)
+  assert refused == [f"{out}: another run writes it just now"]
+  assert len(shown(out)[1]) == 5 * FPS
+  assert contents(out.parent) == {"in.mp4", "out.mp4"}
+  relight_film(StandIn(), unchanged, film, out, overwrite=True)  # the lock is gone
+
+
 def test_a_silent_film(tmp_path, out):
   relight_film(StandIn(), unchanged, make_film(tmp_path / "in.mp4", wandering(5)), out)
   with av.open(out) as container:
@@ -267,24 +329,32 @@ ONE, LAST = 1 << 16, 1 << 30
 
 
 @pytest.mark.parametrize(
-  ("matrix", "turns"),
+  ("steps", "upright"),  # where a step to the right, and one down, lead on the screen: x, y each
   [
-    ((0, ONE, 0, -ONE, 0, 0, 0, 0, LAST), -1),  # what phones held upright write: to be turned clockwise
-    ((0, -ONE, 0, ONE, 0, 0, 0, 0, LAST), 1),
-    ((-ONE, 0, 0, 0, -ONE, 0, 0, 0, LAST), 2),
-    ((ONE, 0, 0, 0, ONE, 0, 0, 0, LAST), 0),
+    ((1, 0, 0, 1), lambda pixels: pixels),
+    ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),
+    ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+    ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+    ((0, 1, 1, 0), lambda pixels: pixels.swapaxes(0, 1)),
+    ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # what phones held upright write: to be turned clockwise
+    ((0, -1, -1, 0), lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1)),
+    ((0, -1, 1, 0), lambda pixels: np.rot90(pixels, 1)),
   ],
+  ids=[str(orientation) for orientation in range(1, 9)],  # as EXIF counts
 )
-def test_a_film_that_lies_is_set_upright(tmp_path, out, matrix, turns):
-  source = make_film(tmp_path / "in.mp4", wandering(4), encoder={"crf": "5"})
-  lying = shown(source)[1]
-  lie_down(source, matrix)
+def test_a_film_that_lies_or_is_mirrored_is_set_upright(tmp_path, out, steps, upright):
+  source = make_film(tmp_path / "in.mp4", wandering(4), encoder={"crf": "5"}, aspect=Fraction(4, 3))
+  coded = shown(source)[1]
+  a, b, c, d = (step * ONE for step in steps)
+  lie_down(source, (a, b, 0, c, d, 0, 0, 0, LAST))
   relight_film(StandIn(), unchanged, source, out)
-  upright = shown(out)[1]
-  assert upright[0].shape == np.rot90(lying[0], turns).shape
-  assert np.abs(upright[2].astype(int) - np.rot90(lying[2], turns)).mean() < 3
+  seen, expected = shown(out)[1], [upright(pixels) for pixels in coded]
+  assert seen[0].shape == expected[0].shape
+  assert np.abs(seen[2].astype(int) - expected[2]).mean() < 3
   with av.open(out) as container:
-    assert next(container.decode(video=0)).rotation == 0
+    frame = next(container.decode(video=0))
+    assert frame.rotation == 0
+    assert container.streams.video[0].sample_aspect_ratio == (Fraction(4, 3) if steps[0] else Fraction(3, 4))
 
 
 @pytest.mark.parametrize("shape", [(47, 65), (48, 65), (47, 64), (3, 3)])
