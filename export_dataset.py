@@ -1,7 +1,8 @@
-"""Makes a dataset of relit portraits: TFRecords, from photos or from procedural faces.
+"""Makes a dataset of relit portraits: TFRecords, from photos, procedural faces or rendered heads.
 
 python export_dataset.py --out=dataset
 python export_dataset.py --source=portraits --out=dataset
+python export_dataset.py --source=heads --count=1500 --size=256 --out=heads
 python export_dataset.py --source=portraits --out=dataset --light_prior=bip2017 --normals=tddfa
 python export_dataset.py --source=portraits --out=dataset --dry_run
 python export_dataset.py --source=portraits --out=dataset --visualize
@@ -19,9 +20,13 @@ from absl import flags
 from dpr_jax import command_line
 from dpr_jax.errors import BadInput
 
-_SOURCE = flags.DEFINE_string("source", "synthetic", "a folder of photos, or synthetic: procedural faces")
+_SOURCE = flags.DEFINE_string(
+  "source",
+  "synthetic",
+  "a folder of photos; synthetic: procedural faces; or heads: a morphable head (./heads is a folder)",
+)
 _OUT = flags.DEFINE_string("out", None, "the dataset's folder: new, empty, or one where this export was cut short")
-_COUNT = flags.DEFINE_integer("count", 1000, "how many procedural faces")
+_COUNT = flags.DEFINE_integer("count", 1000, "how many procedural faces or heads")
 _SIZE = flags.DEFINE_integer("size", 1024, "side of the square portraits in pixels")
 _ALIGNED = flags.DEFINE_bool("aligned", False, "the photos are square portraits already (CelebA-HQ): don't frame them")
 _ALL_FACES = flags.DEFINE_bool("all_faces", False, "every face of a photo, not only the largest")
@@ -35,7 +40,7 @@ _FACE_FINDER = flags.DEFINE_enum(
 _NORMALS = flags.DEFINE_string(
   "normals",
   None,
-  "face_mesh (of the face finder; default for photos), tddfa (3DDFA), synthetic (exact; procedural faces only)",
+  "face_mesh (of the face finder; default for photos), tddfa (3DDFA), synthetic (exact; of rendered faces only)",
 )
 _ARAP = flags.DEFINE_bool("arap", None, "warp the fitted face onto the detected landmarks; default: only for tddfa")
 _RATIO = flags.DEFINE_enum(
@@ -45,7 +50,9 @@ _RATIO = flags.DEFINE_enum(
   "what a change of light multiplies: linear light, or as published L of Lab, which reproduces the paper's dataset",
 )
 _LIGHT_ESTIMATOR = flags.DEFINE_string(
-  "light_estimator", None, "fit (default for photos), sfsnet, network, or truth (default for procedural faces)"
+  "light_estimator",
+  None,
+  "fit (default for photos), sfsnet, network, or truth (default for procedural faces and heads)",
 )
 _WEIGHTS = flags.DEFINE_string("weights", "official-512", "the network of --light_estimator=network")
 _LIGHT_PRIOR = flags.DEFINE_string(
@@ -81,12 +88,12 @@ def main() -> None:
       raise BadInput(f"--{flag.name} {flag.value}: must be at least 1")
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves nothing half done, as Ctrl-C
   from data_gen import export  # seconds, which --help doesn't cost
-  from data_gen.synthesis import SYNTHETIC, Settings
+  from data_gen.synthesis import RENDERED, Settings
 
-  synthetic = _SOURCE.value == SYNTHETIC
-  normals = _NORMALS.value or ("synthetic" if synthetic else "face_mesh")
+  rendered = _SOURCE.value in RENDERED
+  normals = _NORMALS.value or ("synthetic" if rendered else "face_mesh")
   settings = Settings(
-    source=_SOURCE.value if synthetic else _resolved(_SOURCE.value),
+    source=_SOURCE.value if rendered else _resolved(_SOURCE.value),
     count=_COUNT.value,
     size=_SIZE.value,
     aligned=_ALIGNED.value,
@@ -96,7 +103,7 @@ def main() -> None:
     normals=normals,
     arap=normals == "tddfa" if _ARAP.value is None else _ARAP.value,
     ratio=_RATIO.value,
-    light_estimator=_LIGHT_ESTIMATOR.value or ("truth" if synthetic and normals == "synthetic" else "fit"),
+    light_estimator=_LIGHT_ESTIMATOR.value or ("truth" if rendered and normals == "synthetic" else "fit"),
     weights=_WEIGHTS.value,
     light_prior=_resolved(_LIGHT_PRIOR.value),
     light_names=_resolved(_LIGHT_NAMES.value),

@@ -33,6 +33,8 @@ from tqdm import tqdm
 from data_gen.pages import page
 from data_gen.portraits import Rejection, Source
 from data_gen.synthesis import (
+  HEADS,
+  RENDERED,
   SYNTHETIC,
   Relit,
   Settings,
@@ -59,6 +61,7 @@ REJECTED = "rejected.csv"
 SUMMARY = "export.json"
 PAGES = "pages"
 
+_RENDERED_NAMES = {SYNTHETIC: "procedural faces", HEADS: "rendered heads"}
 _MULTIPLIED = {"linear": "linear light", "published": "L of Lab, as published"}
 # About what an image takes.
 _BYTES_PER_PIXEL = {"png": 1.6, "jpeg": 0.5}
@@ -344,7 +347,7 @@ def describe(settings: Settings, path: Path) -> str:
   counts = {split: sum(len(shard.ids) for shard in shards if shard.split == split) for split in records.SPLITS}
   size = len(source.ids) * _portrait_bytes(settings)
   lines = [
-    f"{len(source.ids)} {'procedural faces' if settings.source == SYNTHETIC else f'photos of {settings.source}'}: "
+    f"{len(source.ids)} {_RENDERED_NAMES.get(settings.source, f'photos of {settings.source}')}: "
     + ", ".join(f"{count} {split}" for split, count in counts.items()),
     f"square portraits of {settings.size} x {settings.size} pixels, normals by {settings.normals}"
     f"{', aligned by ARAP' if settings.arap else ''}, source light by {settings.light_estimator}"
@@ -367,7 +370,7 @@ def prepare(settings: Settings, path: Path) -> tuple[Settings, Source, LightSour
   Raises:
     BadInput: one of them is missing or cannot be used, or `path` lies inside the source.
   """
-  if settings.source != SYNTHETIC and Path(settings.source).resolve() in [path.resolve(), *path.resolve().parents]:
+  if settings.source not in RENDERED and Path(settings.source).resolve() in [path.resolve(), *path.resolve().parents]:
     raise BadInput(f"{path}: lies inside --source, where its pictures would be taken for photos")
   source = open_source(settings)
   _ = source.ids  # what is wrong with the folder is said before a model is fetched

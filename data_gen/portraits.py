@@ -48,7 +48,7 @@ class FramedPortrait(NamedTuple):
     id: of the face; the photo's own id where only one of its faces is used.
     pixels: `[S, S, 3]` uint8 RGB.
     face: where it is in `pixels`; None where nobody has looked.
-    truth: of a procedural face, else None.
+    truth: of a rendered face, else None.
   """
 
   id: str
@@ -58,17 +58,20 @@ class FramedPortrait(NamedTuple):
 
 
 class Truth(NamedTuple):
-  """What is known of a procedural portrait.
+  """What is known of a rendered portrait.
 
   Attributes:
     maps: its exact normals and labels.
     normal: `[S, S, 3]`, what it was rendered with: normals of head, hair and clothes, carried on to the frame.
     light: `[9]`, the light that it was rendered under.
+    depth: `[S, S]` float32, pixels towards the viewer of all that is seen, hair, ears and shoulders too; -inf where
+      nothing is. None: only the depth of `maps` is known.
   """
 
   maps: FaceMaps
   normal: np.ndarray
   light: np.ndarray
+  depth: np.ndarray | None = None
 
 
 class Rejection(NamedTuple):

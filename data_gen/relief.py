@@ -17,11 +17,12 @@ _DEEPEST_FALL = 0.5
 _SMOOTHING, _SMOOTHING_AROUND = 0.006, 0.03
 
 
-def extend_to_frame(maps: FaceMaps) -> np.ndarray:
+def extend_to_frame(maps: FaceMaps, depth: np.ndarray | None = None) -> np.ndarray:
   """The relief of a face and of what is around it.
 
   Args:
     maps: a rendered face.
+    depth: `[H, W]`, as `maps.depth`, of all whose depth is known, hair and shoulders too; None: of the face alone.
 
   Returns:
     `[H, W]` float32 in [-1, 1]: height towards the viewer in shares of the picture's longer side, 0 in the mean over
@@ -34,18 +35,19 @@ def extend_to_frame(maps: FaceMaps) -> np.ndarray:
   if not face.any():
     raise BadInput("there is no face whose depth could be taken")
   side = max(face.shape)
-  height = np.where(face, maps.depth / side, 0).astype(np.float32)
-  if not np.isfinite(height).all():
+  if not np.isfinite(maps.depth[face]).all():
     raise BadInput("the face's depth is not finite everywhere")
-  height[face] -= height[face].mean(dtype=np.float64)
+  known = face if depth is None else face | np.isfinite(depth)
+  height = np.where(known, (maps.depth if depth is None else depth) / side, 0).astype(np.float32)
+  height[known] -= height[face].mean(dtype=np.float64)
   distance, nearest = cv2.distanceTransformWithLabels(
-    (~face).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
   )
   height_of = np.zeros(nearest.max() + 1, np.float32)
-  height_of[nearest[face]] = height[face]
+  height_of[nearest[known]] = height[known]
   around = height_of[nearest] - np.minimum(_FALL * distance / side, _DEEPEST_FALL)
-  around = _blur(np.where(face, height, around), _SMOOTHING_AROUND * side)
-  return np.clip(_blur(np.where(face, height, around), _SMOOTHING * side), -1, 1)
+  around = _blur(np.where(known, height, around), _SMOOTHING_AROUND * side)
+  return np.clip(_blur(np.where(known, height, around), _SMOOTHING * side), -1, 1)
 
 
 def _blur(height: np.ndarray, deviation: float) -> np.ndarray:

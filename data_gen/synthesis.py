@@ -30,7 +30,9 @@ from dpr_jax.records import Record, encode_record
 
 cv2 = import_native("cv2")
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, HEADS = "synthetic", "heads"
+# Sources that render faces, and know all about them.
+RENDERED = (SYNTHETIC, HEADS)
 NORMALS = ("face_mesh", "tddfa", "synthetic")
 ESTIMATORS = (*light_estimation.ESTIMATORS, "truth")
 DENOISERS = ("none", "fast", "nlm")
@@ -50,8 +52,8 @@ class Settings:
   """How records are made; every field shows in their bytes. See the flags of `export_dataset.py`.
 
   Attributes:
-    source: a folder of photos, or `SYNTHETIC`.
-    count: how many procedural faces.
+    source: a folder of photos, or one of `RENDERED`.
+    count: how many rendered faces.
     size: side of the square portraits, in pixels.
     aligned: photos are square portraits already; don't frame them.
     all_faces: every face of a photo, not only the largest.
@@ -61,7 +63,7 @@ class Settings:
     normals: one of `NORMALS`.
     arap: whether to warp the rendered maps onto the detected landmarks.
     ratio: one of `dpr_jax.ratio.KINDS`: what the ratio of two shadings multiplies.
-    light_estimator: one of `ESTIMATORS`; `truth` knows the light of procedural faces.
+    light_estimator: one of `ESTIMATORS`; `truth` knows the light of rendered faces.
     weights: the network of the `network` estimator, as for `load_params`.
     light_prior: a folder of lights, or None: the built-in prior.
     light_names: a file of names that selects lights of that folder, or None: all.
@@ -123,10 +125,15 @@ class Settings:
       if not least <= value <= most:
         raise BadInput(f"--{flag} {value}: must lie in {least} to {most}")
     if not self.source:
-      raise BadInput("--source is empty: give a folder of photos, or synthetic")
+      raise BadInput("--source is empty: give a folder of photos, synthetic or heads")
     if self.aligned and self.all_faces:
       raise BadInput("--all_faces: not with --aligned, whose photos show one face each")
-    if self.source != SYNTHETIC:
+    if self.source == HEADS:
+      if self.normals != "synthetic":
+        raise BadInput(f"--normals {self.normals}: those of heads are exact; leave it out")
+      if self.ratio != "linear":
+        raise BadInput(f"--ratio {self.ratio}: heads are lit in linear light; use linear")
+    if self.source not in RENDERED:
       if self.normals == "synthetic":
         raise BadInput("--normals synthetic: photos have none; use face_mesh or tddfa")
       if self.light_estimator == "truth":
@@ -138,8 +145,8 @@ class Settings:
 
   @property
   def looks_for_faces(self) -> bool:
-    """Whether faces have to be found; those of procedural faces with exact normals are known."""
-    return self.source != SYNTHETIC or self.normals != "synthetic"
+    """Whether faces have to be found; those of rendered faces with exact normals are known."""
+    return self.source not in RENDERED or self.normals != "synthetic"
 
 
 class Relit(NamedTuple):
@@ -229,7 +236,7 @@ class Synthesis:
         normal, mask = portrait.truth.normal, normals.face_mask(maps)
       else:
         normal, mask = normals.extend_to_frame(maps)
-      depth = relief.extend_to_frame(maps)
+      depth = relief.extend_to_frame(maps, portrait.truth and portrait.truth.depth)
     with self._stage("denoise"):
       smooth = denoise(portrait.pixels, self.settings.denoise)
     with self._stage("source light"):
@@ -416,8 +423,12 @@ def open_source(settings: Settings) -> Source:
   """The portraits that the settings name.
 
   Raises:
-    BadInput: the folder is missing, unreadable or without photos.
+    BadInput: the folder is missing, unreadable or without photos; or the files of the head are missing.
   """
+  if settings.source == HEADS:
+    from data_gen.heads.portraits import RenderedHeads  # compiles for seconds what other sources do without
+
+    return RenderedHeads(settings.count, settings.size, settings.seed)
   if settings.source == SYNTHETIC:
     return ProceduralFaces(
       settings.count,

@@ -13,13 +13,13 @@ from dpr_jax.color import linearise
 _SKIN_TONES = np.array(
   [[45, 30, 24], [78, 52, 40], [118, 80, 60], [160, 114, 88], [196, 150, 122], [224, 184, 158], [240, 208, 188]]
 )
-_HAIR_TONES = np.array(
+HAIR_TONES = np.array(
   [
     *([14, 11, 10], [32, 22, 17], [66, 44, 30], [108, 72, 44], [150, 108, 62], [198, 164, 110]),
     *([146, 140, 136], [214, 210, 204], [134, 62, 30]),  # gray, white, red
   ]
 )
-_IRIS_TONES = np.array([[44, 26, 16], [78, 48, 26], [98, 82, 46], [92, 112, 74], [98, 124, 146], [124, 134, 140]])
+IRIS_TONES = np.array([[44, 26, 16], [78, 48, 26], [98, 82, 46], [92, 112, 74], [98, 124, 146], [124, 134, 140]])
 _IRIS_ANGLE = 22.5  # degrees between the eye's axis and the rim of the iris
 _EYE_AXIS = np.array([0.12, 0.03, 1.0])  # of the subject's left eye
 
@@ -79,9 +79,9 @@ def draw_look(rng: np.random.Generator) -> Look:
   skin = _SKIN_TONES[low] + (place - low) * (_SKIN_TONES[low + 1] - _SKIN_TONES[low])
   skin = skin * rng.normal(1, (0.05, 0.03, 0.05))
   # Dark skin goes with dark hair most of the time.
-  tones = len(_HAIR_TONES) if place > 3 or rng.random() < 0.15 else 3
-  hair = _HAIR_TONES[rng.integers(tones)] * rng.uniform(0.75, 1.2) * rng.normal(1, 0.03, 3)
-  iris = _IRIS_TONES[rng.integers(len(_IRIS_TONES) if place > 3 else 2)] * rng.uniform(0.7, 1.2)
+  tones = len(HAIR_TONES) if place > 3 or rng.random() < 0.15 else 3
+  hair = HAIR_TONES[rng.integers(tones)] * rng.uniform(0.75, 1.2) * rng.normal(1, 0.03, 3)
+  iris = IRIS_TONES[rng.integers(len(IRIS_TONES) if place > 3 else 2)] * rng.uniform(0.7, 1.2)
   beard = rng.random() < 0.3
   return Look(
     skin=_linear(skin),
@@ -114,28 +114,27 @@ def regions(model: MorphableHead) -> Regions:
     half = 0.42 - 0.22 * (1 - along)
     brows = np.maximum(brows, np.clip(1.3 - distance / half, 0, 1))
   mouth = landmarks[48:60, :2]
-  lips = _soft_inside(points[:, :2], mouth, 0.12) * (z > 8.5) * outer
+  lips = soft_inside(points[:, :2], mouth, 0.12) * (z > 8.5) * outer
   cheeks = np.zeros(len(points))
   for centre, radius in (((4.4, 0.0, 8.3), 2.0), ((-4.4, 0.0, 8.3), 2.0), ((0, 0.2, 13.0), 1.2)):
     cheeks = np.maximum(cheeks, np.exp(-((points - centre) ** 2).sum(axis=1) / radius**2))
-  cheeks = np.maximum(cheeks, _ramp(np.abs(x), 7.6, 8.4) * (np.abs(y - 2) < 5))
+  cheeks = np.maximum(cheeks, ramp(np.abs(x), 7.6, 8.4) * (np.abs(y - 2) < 5))
   # A beard's upper edge runs from the mouth's corners back up to the ears.
   edge = -3.2 + 0.75 * np.maximum(8.0 - z, 0)
-  beard = _ramp(edge - y, -0.4, 0.6) * _ramp(y + 10.5, -0.5, 1.0) * _ramp(z, 2.6, 3.8) * (1 - lips) * outer
-  beard *= 1 - _ramp(np.abs(x), 7.7, 8.1)
-  moustache = _soft_inside(
+  beard = ramp(edge - y, -0.4, 0.6) * ramp(y + 10.5, -0.5, 1.0) * ramp(z, 2.6, 3.8) * (1 - lips) * outer
+  beard *= 1 - ramp(np.abs(x), 7.7, 8.1)
+  moustache = soft_inside(
     points[:, :2], np.array([(-3, -3.6), (-2.2, -2.2), (0, -1.6), (2.2, -2.2), (3, -3.6), (0, -2.7)]), 0.25
   )
   moustache = moustache * (z > 8.5) * (1 - lips) * outer
   ear = (np.abs(x) > 7.25) & (y < 6.2) & (y > -3) & (z > -3.2) & (z < 4.6)
-  hairline = np.interp(z, [-9.5, -4.0, 1.0, 3.5, 6.0, 8.0, 9.5], [-5.0, -3.0, 2.5, 4.5, 8.0, 10.0, 10.6])
-  scalp = _ramp(y - hairline, -0.35, 0.35) * outer * ~ear
+  scalp = ramp(y - hairline(z), -0.35, 0.35) * outer * ~ear
   lids = np.zeros(len(points))
   for outline in (landmarks[36:42], landmarks[42:48]):
     distance, _ = _distance_to_line(points, np.vstack([outline, outline[:1]]))
     lids = np.maximum(lids, np.clip(1 - distance / 0.3, 0, 1))
   ellipse = (x / 7.2) ** 2 + ((y - 0.8) / 9.0) ** 2
-  front = (1 - _ramp(ellipse, 0.75, 1.0)) * _ramp(z, 3.5, 5.5) * outer
+  front = (1 - ramp(ellipse, 0.75, 1.0)) * ramp(z, 3.5, 5.5) * outer
   eye_angle = np.full(len(points), 180.0)
   for region, side in ((parts.LEFT_EYEBALL, 1), (parts.RIGHT_EYEBALL, -1)):
     eyeball = model.vertex_region == region
@@ -146,6 +145,11 @@ def regions(model: MorphableHead) -> Regions:
   depth_in_mouth = np.clip((10.9 - z) / 4, 0, 1)
   masks = (outer, brows * outer, lips, cheeks * outer, beard, moustache, scalp, lids * outer, front)
   return Regions(*(np.float32(mask) for mask in (*masks, eye_angle, depth_in_mouth)))
+
+
+def hairline(z: np.ndarray) -> np.ndarray:
+  """The height `[V]` in cm above which hair grows on the neutral head, by how far forward a place lies."""
+  return np.interp(z, [-9.5, -4.0, 1.0, 3.5, 6.0, 8.0, 9.5], [-5.0, -3.0, 2.5, 4.5, 8.0, 10.0, 10.6])
 
 
 def smooth_noise(rng: np.random.Generator, points: np.ndarray, wavelength: float, waves: int = 8) -> np.ndarray:
@@ -189,13 +193,13 @@ def eye_and_mouth_albedo(
   eyes = where.eye_angle < 180
   angle = where.eye_angle[eyes]
   sclera = _linear(np.array([218, 208, 200]) * rng.uniform(0.82, 1.04))
-  redness = _ramp(angle, 25, 65)[:, None]
+  redness = ramp(angle, 25, 65)[:, None]
   colour = sclera * (1 - redness * (0.25, 0.5, 0.5))
   iris = look.iris * (0.7 + 0.6 * rng.random((len(angle), 1)))
-  iris = _mix(iris, look.iris * 0.3, _ramp(angle, 18, 22))
-  colour = _mix(colour, iris, 1 - _ramp(angle, _IRIS_ANGLE - 1.5, _IRIS_ANGLE + 1.5))
+  iris = _mix(iris, look.iris * 0.3, ramp(angle, 18, 22))
+  colour = _mix(colour, iris, 1 - ramp(angle, _IRIS_ANGLE - 1.5, _IRIS_ANGLE + 1.5))
   pupil = rng.uniform(6, 12)
-  albedo[eyes] = _mix(colour, np.full(3, 0.004), 1 - _ramp(angle, pupil - 1.5, pupil + 1.5))
+  albedo[eyes] = _mix(colour, np.full(3, 0.004), 1 - ramp(angle, pupil - 1.5, pupil + 1.5))
   shade = 1 - 0.9 * where.depth_in_mouth[:, None]
   teeth = _linear(np.array([226, 214, 190]) * rng.uniform(0.75, 1.05))
   for number, paint in ((parts.TEETH, teeth), (parts.GUMS, _linear(np.array([168, 80, 78])))):
@@ -213,7 +217,7 @@ def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
   return below + share * (np.asarray(above, np.float32) - below)
 
 
-def _ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
+def ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
   """From 0 at `start` smoothly up to 1 at `end`."""
   t = np.clip((values - start) / (end - start), 0, 1)
   return t * t * (3 - 2 * t)
@@ -231,7 +235,7 @@ def _distance_to_line(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray,
   return best, along
 
 
-def _soft_inside(points: np.ndarray, polygon: np.ndarray, width: float) -> np.ndarray:
+def soft_inside(points: np.ndarray, polygon: np.ndarray, width: float) -> np.ndarray:
   """1 inside a polygon `[M, 2]`, 0 outside, over a soft edge of `width`, for points `[N, 2]`."""
   x, y = points.T
   inside = np.zeros(len(points), bool)
@@ -241,4 +245,4 @@ def _soft_inside(points: np.ndarray, polygon: np.ndarray, width: float) -> np.nd
   flat = np.column_stack([points, np.zeros(len(points))])
   outline = np.column_stack([np.vstack([polygon, polygon[:1]]), np.zeros(len(polygon) + 1)])
   distance, _ = _distance_to_line(flat, outline)
-  return _ramp(np.where(inside, distance, -distance), -width, width)
+  return ramp(np.where(inside, distance, -distance), -width, width)

@@ -136,7 +136,7 @@ def draw_head(
   meshes.extend(_wear_glasses(rng, landmarks) if rng.random() < 0.22 else [])
   chest = attachments.torso(rng)
 
-  shown = head.triangles[_shown(head, expression)]
+  shown = head.triangles[shown_triangles(head, expression)]
   surfaces = [attachments.Mesh(skin, shown, albedo, two_sided=False), *meshes]
   placed = [_place(mesh.vertices, pose) for mesh in surfaces]
   body = rotation(yaw * rng.uniform(0.2, 0.9), 0.3 * pitch, 0.3 * roll) @ FRONTAL
@@ -179,7 +179,7 @@ def _draw_camera(rng: np.random.Generator, turned: np.ndarray, size: int) -> Cam
   return Camera(distance, scale, (float(centre[0]), float(centre[1])))
 
 
-def _shown(head: MorphableHead, expression: np.ndarray) -> np.ndarray:
+def shown_triangles(head: MorphableHead, expression: np.ndarray) -> np.ndarray:
   """`[T]` bool: the inside of the mouth is left out of closed mouths."""
   mouth = ("jawOpen", "mouth")
   opened = sum(w for name, w in zip(head.expression_names, expression, strict=True) if name.startswith(mouth))
