@@ -106,6 +106,34 @@ class RecordSource:
       raise BadInput(f"{name} cannot be read ({error.strerror})") from error
 
 
+class MixedSource:
+  """The records of several datasets, one after the other.
+
+  Attributes:
+    sizes: how many each has.
+    lost: as of `RecordSource`, over all of them.
+    lost_reasons: likewise.
+  """
+
+  def __init__(self, sources: Sequence[RecordSource]):
+    """Takes one source of each dataset."""
+    self._sources = sources
+    self.sizes = tuple(len(source) for source in sources)
+    self.lost = sum(source.lost for source in sources)
+    self.lost_reasons = [reason for source in sources for reason in source.lost_reasons]
+
+  def __len__(self) -> int:
+    return sum(self.sizes)
+
+  def encoded(self, index: int) -> EncodedRecord:
+    """As `RecordSource.encoded`, for a record numbered from 0 over all datasets."""
+    for source in self._sources:
+      if index < len(source):
+        return source.encoded(index)
+      index -= len(source)
+    raise IndexError(f"record {index} beyond the last one")
+
+
 def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
   """How many records the export wrote into each shard, or None where its notes do not say."""
   try:
@@ -128,6 +156,8 @@ def make_iterator(
   process_count: int = 1,
 ) -> "BatchIterator":
   """Endless batches, `Faces` or, with `config.data.mode == "offline"`, `Views`, of NumPy arrays.
+
+  With `config.data.others` faces come from several datasets, and from each the share that `config.data.shares` says.
 
   In every epoch all records are shuffled anew; epochs follow each other without a gap, so a batch may lie across two of
   them, and may hold a face twice where a split is smaller than a batch. The batches of all processes, one after the
@@ -156,9 +186,11 @@ def make_iterator(
     raise ValueError(f"a batch of {batch_size} faces")
   if not 0 <= process_index < process_count:
     raise ValueError(f"process {process_index} of {process_count}")
-  source = RecordSource(folder, split, config.data.on_corrupt)
+  sources = [RecordSource(each, split, config.data.on_corrupt) for each in (folder, *config.data.others)]
   if config.data.mode == "online":
-    _check_first_is_linear(source)
+    for source in sources:
+      _check_first_is_linear(source)
+  source = MixedSource(sources) if config.data.others else sources[0]
   return BatchIterator(source, config.data, batch_size, seed, process_index, process_count)
 
 
@@ -188,7 +220,13 @@ class BatchIterator(grain.DatasetIterator):
   """
 
   def __init__(
-    self, source: RecordSource, data: ConfigDict, batch_size: int, seed: int, process_index: int, process_count: int
+    self,
+    source: RecordSource | MixedSource,
+    data: ConfigDict,
+    batch_size: int,
+    seed: int,
+    process_index: int,
+    process_count: int,
   ):
     super().__init__()
     self._source, self._data, self._batch_size = source, data, batch_size
@@ -310,9 +348,9 @@ def _end_with(parent: int) -> None:
   os._exit(1)
 
 
-def _shuffle_seed(seed: int) -> int:
+def _shuffle_seed(seed: int, dataset: int) -> int:
   """Spreads seeds, from which Grain makes those of the epochs by adding 1: neighbours would share their epochs."""
-  return int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
+  return int(np.random.SeedSequence([seed, dataset]).generate_state(1)[0])
 
 
 class _Example(NamedTuple):
@@ -347,14 +385,22 @@ class _Share(NamedTuple):
 class _Examples:
   """From a position of this process to the example there."""
 
-  def __init__(self, source: RecordSource, data: ConfigDict, seed: int, share: _Share):
+  def __init__(self, source: RecordSource | MixedSource, data: ConfigDict, seed: int, share: _Share):
     self._source, self._seed, self._share = source, seed, share
-    self._row = grain.MapDataset.range(len(source)).shuffle(_shuffle_seed(seed)).repeat()
     self._data = data.to_dict()
+    sizes = source.sizes if isinstance(source, MixedSource) else (len(source),)
+    ends = np.cumsum(sizes).tolist()
+    rows = [
+      grain.MapDataset.range(end - size, end).shuffle(_shuffle_seed(seed, number)).repeat()
+      for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    ]
+    self._row = rows[0] if len(rows) == 1 else grain.MapDataset.mix(rows, list(data.shares or sizes))
 
   def __call__(self, position: int) -> _Example:
     place = self._share.place(position)
     record, epoch = self._row[place], place // len(self._source)
+    if isinstance(self._source, MixedSource):
+      epoch = place  # a record of a small dataset may come several times while a large one is gone through once
     rng = np.random.default_rng([self._seed, 1, epoch, record])
     load = load_faces if self._data["mode"] == "online" else load_views
     try:

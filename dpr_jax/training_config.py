@@ -41,6 +41,10 @@ def default_config() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.folder = ""  # of export_dataset.py; empty: procedural faces are made first
+  # More datasets to train on, and the share of the faces that comes from each, that of the folder first; (): from each
+  # as many as it has. Evaluated are faces of the folder alone, and an epoch counts its faces.
+  data.others = ()
+  data.shares = ()
   data.procedural_faces = 500  # how many, where the folder is empty
   data.lights_per_face = 5  # relit images of each
   data.size = 512  # side of the square images, a multiple of the network's size_multiple
@@ -173,6 +177,7 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
     if fields[name] not in choices:
       raise BadInput(f"config.{name} is {fields[name]!r}, none of {', '.join(choices)}")
   _check_length(config)
+  _check_datasets(config.data)
   _check_ratio_network(config)
   multiple = NETWORKS[config.network.name].size_multiple
   if config.data.size % multiple:
@@ -195,6 +200,21 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
     raise BadInput(
       f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, but config.num_steps {config.num_steps}"
     )
+
+
+def _check_datasets(data: ConfigDict) -> None:
+  """Other datasets are folders beside the first, each with a share or all without."""
+  if not all(isinstance(folder, str) and folder for folder in data.others):
+    raise BadInput(f"config.data.others is {data.others}, no list of folders")
+  if data.others and not data.folder:
+    raise BadInput("config.data.others names datasets beside config.data.folder, which is empty")
+  if not data.shares:
+    return
+  if len(data.shares) != 1 + len(data.others):
+    raise BadInput(f"config.data.shares is {data.shares}: there are {1 + len(data.others)} datasets")
+  numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in data.shares)
+  if not numbers or not all(0 < share < math.inf for share in data.shares):
+    raise BadInput(f"config.data.shares is {data.shares}: shares are numbers, more than 0")
 
 
 def _check_ratio_network(config: ConfigDict) -> None:

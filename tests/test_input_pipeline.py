@@ -106,6 +106,41 @@ def numbers(batch):
   return np.floor(light[:, 0] + 1e-3).astype(int).tolist()
 
 
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory):
+  """Two faces more, 100 and 101, of another dataset."""
+  folder = tmp_path_factory.mktemp("others")
+  write(folder, [[encode_record(face(number)) for number in (100, 101)]])
+  return folder
+
+
+def test_datasets_are_mixed_by_their_shares(folder, other_folder, iterate):
+  batches = itertools.islice(iterate(folder, 4, others=(str(other_folder),), shares=(3, 1)), 14)
+  seen = all_numbers(batches)
+  assert sum(number >= 100 for number in seen) == len(seen) // 4
+  assert {*seen} == {*range(7), 100, 101}
+  own = [number for number in seen if number < 100]
+  assert all(sorted(own[start : start + 7]) == [*range(7)] for start in (0, 7, 14))
+
+
+def test_without_shares_each_dataset_gives_as_much_as_it_has(folder, other_folder, iterate):
+  seen = all_numbers(itertools.islice(iterate(folder, 9, others=(str(other_folder),)), 4))
+  assert sum(number >= 100 for number in seen) == 8
+
+
+def test_a_mixed_row_goes_on_where_it_was_left_and_moves_a_face_anew_each_time(folder, other_folder, iterate):
+  mixed = {"others": (str(other_folder),), "shares": (1, 3)}
+  whole = iterate(folder, 3, **mixed)
+  first, state, expected = next(whole), whole.get_state(), [next(whole) for _ in range(2)]
+  again = iterate(folder, 3, **mixed)
+  again.set_state(state)
+  for batch in expected:
+    np.testing.assert_array_equal(next(again).luminance, batch.luminance)
+  faces = [(n, x) for b in (first, *expected) for n, x in zip(numbers(b), b.luminance, strict=True) if n == 100]
+  assert len(faces) > 1
+  assert not np.array_equal(faces[0][1], faces[1][1])
+
+
 def all_numbers(batches):
   return [number for batch in batches for number in numbers(batch)]
 

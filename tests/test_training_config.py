@@ -131,6 +131,20 @@ def test_an_impossible_value_is_named(name, values):
     assert refused(changed(**{name.replace(".", "__"): value})).startswith(f"config.{name} is {value!r}")
 
 
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"folder": "a", "others": (1,)}, "config.data.others is (1,), no list"),
+    ({"folder": "", "others": ("b",)}, "which is empty"),
+    ({"folder": "a", "others": ("b",), "shares": (1,)}, "there are 2 datasets"),
+    ({"folder": "a", "others": ("b",), "shares": (1, 0)}, "more than 0"),
+    ({"folder": "a", "others": ("b",), "shares": (1, "x")}, "are numbers"),
+  ],
+)
+def test_datasets_that_cannot_be_mixed_are_refused(fields, said):
+  assert said in refused(changed(**{f"data__{name}": value for name, value in fields.items()}))
+
+
 @pytest.mark.parametrize("skip_steps", [(3, 2, 4, 5), (-1, 0, 0, 0), (0, 0, 0), (0, 0, 0, 1.5)])
 def test_skip_steps_in_no_order_are_refused(skip_steps):
   assert refused(changed(skip_steps=skip_steps)).startswith("config.skip_steps")
