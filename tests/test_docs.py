@@ -21,7 +21,7 @@ from absl import flags
 from conftest import ROOT
 from ml_collections import ConfigDict
 
-from dpr_jax import checkpoints, command_line
+from dpr_jax import command_line, relighter
 from dpr_jax.records import split_of
 from dpr_jax.training_config import default_config
 
@@ -388,7 +388,7 @@ def test_python(block, request, tmp_path, monkeypatch, capsys):
   if "metrics.jsonl" in block.text:
     monkeypatch.chdir(tmp_path)
     pretend_run(Path("run"))
-  if 'load_params("run' in block.text:
+  if 'Relighter("run' in block.text:
     stand_in_for_a_run(monkeypatch)
   execute(block)
   said = capsys.readouterr().out
@@ -407,8 +407,8 @@ def pretend_run(workdir: Path) -> None:
 
 def stand_in_for_a_run(monkeypatch) -> None:
   """Weights that take minutes to train are stood in for by those of the package."""
-  load = checkpoints.load_params
-  monkeypatch.setattr(checkpoints, "load_params", lambda source: load("default" if source == "run" else source))
+  load = relighter.load_params
+  monkeypatch.setattr(relighter, "load_params", lambda source: load("default" if source == "run" else source))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from skimage import data
 
 from dpr_jax import light as light_lib
-from dpr_jax import lights, networks, pictures, portrait, sh
+from dpr_jax import lights, pictures, portrait, sh
 from dpr_jax.checkpoints import load_params
 from dpr_jax.environment_lamps import panorama_light
 from dpr_jax.errors import BadInput
@@ -736,21 +736,16 @@ def test_the_largest_face_gives_the_light(tmp_path, monkeypatch):
   faces = [Face(np.array([[100 * i, 10], [100 * i + width, 10 + height]])) for i, (width, height) in enumerate(sizes)]
   seen = []
 
-  class Network:
-    native_size = 1024
-
   estimated = light_lib.soft_light(NUMBERS)
   monkeypatch.setattr(lights, "find_faces", lambda pixels, face_finder: faces if face_finder == "embedded" else [])
-  monkeypatch.setattr(networks, "network_for", lambda params: Network)
   monkeypatch.setattr(portrait, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or estimated)
   pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
   write_photo(tmp_path / "portrait.png", Photo(pixels))
   assert parse_light(str(tmp_path / "portrait.png"), {}, "embedded") is estimated
-  [(params, given, face, size)] = seen
+  [(params, given, face)] = seen
   assert params == {}
   np.testing.assert_array_equal(given, pixels)
   assert face is faces[1]
-  assert size == 1024
 
 
 @pytest.fixture(scope="module", params=["default", "official-512"])
@@ -763,7 +758,7 @@ def params(request):
 @pytest.fixture(scope="module")
 def encoded_portrait(params):
   pixels = pictures.astronaut()
-  return Portrait(params, pixels, find_faces(pixels), networks.network_for(params).native_size)
+  return Portrait(params, pixels, find_faces(pixels))
 
 
 def test_a_portrait_gives_the_light_on_its_face(tmp_path, params, encoded_portrait):

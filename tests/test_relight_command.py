@@ -24,6 +24,7 @@ from dpr_jax.faces import choose_face_finder
 from dpr_jax.lights import parse_light
 from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, write_photo
+from dpr_jax.portrait import Portrait
 from dpr_jax.relight_command import Options, Studio, relight, relight_film
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,8 +193,11 @@ def test_intensity_is_exposure_said_otherwise(photo):
   np.testing.assert_array_equal(relit[0], relit[2])
 
 
-class Sees:
+class Sees(Portrait):
   """A photo made ready that notes what it is relit with."""
+
+  def __init__(self):
+    pass
 
   def relight(self, *arguments, **options):
     self.told = arguments, options
@@ -324,7 +328,7 @@ def test_the_photo_itself_is_replaced_only_when_asked_for(photo):
 @pytest.mark.parametrize("sheet", [False, True])
 def test_a_suffix_that_cannot_be_written_is_refused_before_any_work(photo, idle, name, sheet):
   message = refusal(SMALL, photo, photo.with_name(name), sheet=sheet)
-  assert message.startswith(f"{photo.with_name(name)}: the suffix must be one of .jpg, .jpeg, .png,")
+  assert message.startswith(f"{photo.with_name(name)}: the suffix must be one of .jpg, .jpeg, .jpe, .jfif, .png,")
 
 
 def test_missing_folders_are_made(photo):
@@ -650,8 +654,10 @@ def test_a_folder_through_the_entry_good_and_bad(tmp_path):
   assert ended.returncode == 2
   assert ended.stdout == ""
   lines = ended.stderr.splitlines()
-  assert lines[0] == "relight.py: 2 of 5 photos relit, 3 failed:"
-  failures = dict(line.strip().split(": ", 1) for line in lines[1:])
+  assert lines[0] == f"{folder / 'below'}: passed over: a folder"
+  assert lines[1].startswith(f"{folder / 'notes.txt'}: passed over: not a photo")
+  assert lines[2] == "relight.py: 2 of 5 photos relit, 3 failed:"
+  failures = dict(line.strip().split(": ", 1) for line in lines[3:])
   assert failures.keys() == {str(folder / name) for name in ("cut.jpg", "text.jpg", "wall.png")}
   assert failures[str(folder / "text.jpg")].startswith("not a photo")
   assert failures[str(folder / "wall.png")].startswith("no face found")
@@ -832,8 +838,8 @@ def test_a_film_of_another_light_is_another_run(clip, monkeypatch):
 
 
 def test_a_film_goes_on_with_the_finder_that_it_began_with(clip, monkeypatch):
-  out, opened, open_one = clip.with_name("out.mp4"), [], relight_command.open_face_finder
-  monkeypatch.setattr(relight_command, "open_face_finder", lambda name: opened.append(name) or open_one(name))
+  out, opened, open_one = clip.with_name("out.mp4"), [], relighter.open_face_finder
+  monkeypatch.setattr(relighter, "open_face_finder", lambda name: opened.append(name) or open_one(name))
   with monkeypatch.context() as patched:
     patched.setattr(Studio, "relight", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -849,7 +855,7 @@ def test_a_film_goes_on_with_the_finder_that_it_began_with(clip, monkeypatch):
 
 
 def test_other_weights_are_another_run(clip, monkeypatch):
-  out, loaded = clip.with_name("out.mp4"), relight_command.load_params
+  out, loaded = clip.with_name("out.mp4"), relighter.load_params
   with monkeypatch.context() as patched:
     patched.setattr(Studio, "relight", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
