@@ -92,12 +92,22 @@ class View(NamedTuple):
     flat = seen[:, :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
     return np.column_stack([flat, seen[:, 2] * self.scale])
 
+  def places(self, depth: np.ndarray) -> np.ndarray:
+    """Where pixels lie in cm, `[S, S, 3]`, from their depth `[S, S]` in pixels; the inverse of `project`."""
+    row, column = np.mgrid[: self.size, : self.size] + 0.5
+    near = depth / self.scale
+    enlargement = self.scale / (1 - near / self.camera.distance)
+    return np.stack(
+      [(column - self.matrix[0, 2]) / enlargement, (self.matrix[1, 2] - row) / enlargement, near], axis=-1
+    )
+
 
 class Surface(NamedTuple):
   """What a view shows in the square `[S, S]`.
 
   Attributes:
-    albedo: `[S, S, 3]` linear float32, ambient occlusion included; 0 where nothing is.
+    albedo: `[S, S, 3]` linear float32, times coverage.
+    open_share: `[S, S, 3]` in [0, 1], how much of even light arrives, thrown from surface to surface too.
     coverage: `[S, S]` in [0, 1].
     normal: `[S, S, 3]` unit in the axes of `dpr_jax.sh`; 0 where nothing is.
     depth: `[S, S]` in pixels towards the viewer; -inf where nothing is.
@@ -108,6 +118,7 @@ class Surface(NamedTuple):
   """
 
   albedo: np.ndarray
+  open_share: np.ndarray
   coverage: np.ndarray
   normal: np.ndarray
   depth: np.ndarray
@@ -190,7 +201,8 @@ def portrait(model: PeopleModel, environments: list[Environment], size: int, see
   shading = sh.shading(normal, light)
   exposure = draw_exposure(rng, surface, shading)
   backdrop = draw_backdrop(rng, size, place)
-  linear = surface.albedo * (np.maximum(shading, 0) * exposure)[..., None] + surface.glint[..., None] * 0.7
+  linear = surface.albedo * surface.open_share * (np.maximum(shading, 0) * exposure)[..., None]
+  linear += surface.glint[..., None] * 0.7
   picture = linear * _draw_tint(rng) + (1 - surface.coverage)[..., None] * backdrop
   pixels = srgb.from_linear(_sensor(rng, picture))
   face = Face(view.landmarks)
@@ -283,7 +295,8 @@ def render_surface(rng: np.random.Generator, model: PeopleModel, view: View) -> 
   labels = labels.reshape(fine, fine)[::_SUPERSAMPLING, ::_SUPERSAMPLING].copy()
   labels[(coverage < 0.5) | (normals[..., 2] <= 0)] = Label.BACKGROUND
   return Surface(
-    albedo=(small[..., :3] * _brightened(open_share, small[..., :3] / share[..., None])).astype(np.float32),
+    albedo=small[..., :3],
+    open_share=_brightened(open_share, small[..., :3] / share[..., None]).astype(np.float32),
     coverage=coverage,
     normal=scene_axes(normals.reshape(-1, 3)).reshape(normals.shape).astype(np.float32),
     depth=depth,
@@ -391,7 +404,7 @@ def soften(light: np.ndarray, normals: np.ndarray) -> np.ndarray:
 def draw_exposure(rng: np.random.Generator, surface: Surface, shading: np.ndarray) -> np.float32:
   """The factor on light by which a photographer, or a camera, would expose the face."""
   face = np.isin(surface.label, (Label.SKIN, Label.FEATURE))
-  bright = (surface.albedo @ LUMINANCE_WEIGHTS)[face] * shading[face]
+  bright = ((surface.albedo * surface.open_share) @ LUMINANCE_WEIGHTS)[face] * shading[face]
   key, brightest = np.percentile(bright, (90, 99.9))
   # Dark skin is darker in a picture too, if by less than its albedo.
   wanted = 0.5 * (surface.lightness / 75) ** 1.1 * np.exp(rng.normal(0, 0.25))
