@@ -209,8 +209,8 @@ def test_export_flags_that_are_wrong_are_refused_at_once(start, fakes, tmp_path,
   [
     (["--count=0"], "--count 0: must lie in 1 to 1000000000"),
     (["--source=nowhere"], "{cwd}/nowhere: not a readable folder (No such file or directory)"),
-    (["--source=empty"], "{cwd}/empty: holds no photo (.avif, "),
-    (["--source="], "--source is empty: give a folder of photos, or synthetic"),
+    (["--source=empty"], "{cwd}/empty: holds no photo (known are JPEG, "),
+    (["--source="], "--source is empty: give a folder of photos, synthetic or heads"),
     (["--normals=guess"], "--normals guess: must be one of face_mesh, tddfa, synthetic"),
     (["--light_prior=empty"], "{cwd}/empty: holds no light (.txt, "),
     (["--normals=tddfa", "--light_estimator=fit"], "mb1_120x120.pth: not here; get it from https://"),
@@ -250,6 +250,7 @@ def test_imports_are_as_light_as_what_is_used(start):
 def test_the_public_names():
   assert set(dpr_jax.__all__) == {
     "BadInput",
+    "Relighter",
     "estimate_light",
     "load_params",
     "parse_light",
