@@ -12,6 +12,7 @@ from dpr_jax.pytorch_weights import load_pickle
 
 _TYPES = {"f4", "f8", "i4", "i8", "u2", "u4"}
 _DEEPEST = 2  # dicts in dicts
+_MOST_DIMENSIONS = 32
 
 
 class _Notes:
@@ -110,7 +111,7 @@ def _array(noted: object) -> np.ndarray | None:
     ) if code in _TYPES:
       dtype = np.dtype(order + code)
       raw = raw.encode("latin1", "replace") if isinstance(raw, str) else raw  # Python 2 wrote text
-      whole = all(type(length) is int and length >= 0 for length in shape)
+      whole = len(shape) <= _MOST_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
       if whole and isinstance(raw, bytes) and len(raw) == math.prod(shape) * dtype.itemsize:
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
   return None

@@ -29,6 +29,8 @@ _PACKAGED = Path(__file__).with_name("weights") / "default.npz"
 
 _ARCHIVE = ".npz"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
+_MOST_UNPACKED = 4  # times the size of the file: numbers that networks have learnt hardly shrink at all
+_SMALL_ARCHIVE = 2**20  # bytes that any may unpack to
 
 # In the workdir of a training run: the folder of its checkpoints, and what each keeps for whoever uses the weights,
 # `{"params", "batch_stats"}` without optimizer or iterator.
@@ -105,13 +107,19 @@ def read_archive(path: Path):
   try:
     with zipfile.ZipFile(path) as archive:
       size = sum(member.file_size for member in archive.infolist())
-    if size > _LARGEST_ARCHIVE:
+      if not all(member.filename.endswith(".npy") for member in archive.infolist()):
+        raise BadInput(f"{path}: not an archive of weights: it holds other files than arrays")
+    if size > min(_LARGEST_ARCHIVE, max(_MOST_UNPACKED * path.stat().st_size, _SMALL_ARCHIVE)):
       raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have")
     with np.load(path, allow_pickle=False) as archive:
       arrays = {tuple(name.split("/")): archive[name] for name in archive.files}
-  # RuntimeError: encrypted; NotImplementedError: compressed in a way that is not known; MemoryError: a header's lie.
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError) as error:
-    raise BadInput(f"{path}: not an archive of weights, or a damaged one ({str(error)[:_LONGEST_REASON]})") from error
+  except BadInput:
+    raise
+  except (
+    Exception
+  ) as error:  # zipfile, zlib and NumPy's parser of headers answer damaged files with nearly any exception
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    raise BadInput(f"{path}: not an archive of weights, or a damaged one ({reason})") from error
   if not all(array.dtype.kind == "f" for array in arrays.values()):
     raise BadInput(f"{path}: holds what are no floating-point numbers")
   try:
@@ -202,6 +210,9 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _check_shapes(variables, path: Path) -> None:
   """BadInput unless `variables` have exactly the names and shapes of their network."""
+  for key, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if 0 in leaf.shape:
+      raise BadInput(f"{path}: weights of no network: {jax.tree_util.keystr(key)} has no numbers")
   try:
     network = network_for(variables)
   except ValueError as error:
@@ -209,7 +220,11 @@ def _check_shapes(variables, path: Path) -> None:
   side = network.size_multiple
   # While training ours sees a photo once, and fits no light: that is traced sooner.
   init = functools.partial(network.init, train=True)
-  expected = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, side, side, 1)), jnp.zeros((1, network.light_size)))
+  image, light = jnp.zeros((1, side, side, 1)), jnp.zeros((1, network.light_size))
+  try:
+    expected = jax.eval_shape(init, jax.random.key(0), image, light)
+  except Exception as error:  # of sizes, taken from the file, that no network has: none of them, say
+    raise BadInput(f"{path}: weights of no network that can be ({type(error).__name__})") from error
   check_structure(variables, expected, path)
 
 

@@ -30,6 +30,13 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 # The official files take 13,000 at most. A tuple nested 200,000 deep would exhaust the interpreter's stack.
 _MAX_OPERATIONS = 50_000
+_DEEPEST = 100  # containers in containers
+_MOST_INTEGER_BITS = 128  # the magic number of torch.save has 77
+_MOST_DIMENSIONS = 32
+# What may be a key: hashing a tuple takes as long as its nesting lets it, which two hundred bytes make for ever.
+_KEY_KINDS = {"int", "int_or_bool", "bool", "str", "bytes", "bytes_or_str", "string", "unicode", "None"}
+_SETS = {"EMPTY_SET", "ADDITEMS", "FROZENSET"}
+_NEWEST_PROTOCOL = 5
 
 
 @contextlib.contextmanager
@@ -70,6 +77,58 @@ class _RestrictedUnpickler(pickle.Unpickler):
     return self._persistent_load(pid)
 
 
+class _Checker:
+  """Follows a pickle's operations on a stack of kinds and depths, to refuse what would hang or recurse."""
+
+  def __init__(self, source: str):
+    self._source = source
+    self._stack: list[tuple[str, int]] = []
+    self._memo: dict[int, tuple[str, int]] = {}
+
+  def _refuse(self, what: str) -> BadInput:
+    return BadInput(f"{self._source}: the pickle holds {what}, which weights do not need")
+
+  def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+    """One operation; raises BadInput, or IndexError where the stack has too little on it."""
+    if opcode.name in _SETS:
+      raise self._refuse("a set")
+    if isinstance(argument, int) and argument.bit_length() > _MOST_INTEGER_BITS:
+      raise self._refuse(f"an integer of {argument.bit_length()} bits")
+    if opcode.name == "PROTO" and argument > _NEWEST_PROTOCOL:
+      raise BadInput(f"{self._source}: a pickle of the unknown protocol {argument}")
+    if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+      self._memo[len(self._memo) if opcode.name == "MEMOIZE" else argument] = self._stack[-1]
+      return
+    if opcode.name == "DUP":
+      self._stack.append(self._stack[-1])
+      return
+    if opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+      self._stack.append(self._memo[argument])
+      return
+    taken = self._take(opcode)
+    keys = {"SETITEM": taken[1:2], "SETITEMS": taken[1::2], "DICT": taken[::2]}.get(opcode.name, [])
+    if any(kind not in _KEY_KINDS for kind, _ in keys):
+      raise self._refuse("a key that is neither a text nor a number")
+    depth = max((depth for _, depth in taken), default=0) + bool(taken)
+    if depth > _DEEPEST:
+      raise self._refuse(f"more than {_DEEPEST} containers in each other")
+    self._stack += [(each.name, depth) for each in opcode.stack_after]
+
+  def _take(self, opcode: pickletools.OpcodeInfo) -> list[tuple[str, int]]:
+    """What an operation takes from the stack, without the mark."""
+    before = opcode.stack_before
+    if pickletools.markobject not in before:
+      place = len(self._stack) - len(before)
+    else:
+      mark = max(k for k, (kind, _) in enumerate(self._stack) if kind == pickletools.markobject.name)
+      place = mark - before.index(pickletools.markobject)
+    if place < 0:
+      raise IndexError("it takes more from its stack than is there")
+    taken = self._stack[place:]
+    del self._stack[place:]
+    return [each for each in taken if each[0] != pickletools.markobject.name]
+
+
 def load_pickle(
   stream: io.BytesIO,
   source: str,
@@ -87,17 +146,20 @@ def load_pickle(
     persistent_load: resolves persistent ids; without it a pickle that has any is refused.
 
   Raises:
-    BadInput: truncated or not a pickle, or it asks for a global that is not allowed.
+    BadInput: truncated or not a pickle, it asks for a global that is not allowed, or it holds what would take for ever:
+      sets, keys other than texts and numbers, enormous integers, deep nesting.
   """
   start = stream.tell()
   with _malformed(source, "not a complete pickle"):
     # The C unpickler allocates what an opcode announces before it looks whether that is there: lengths (checked by
     # genops) and memo indices, which in an honest pickle count up from 0 or 1.
+    checker = _Checker(source)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
       if count > _MAX_OPERATIONS:
         raise BadInput(f"{source}: the pickle has more than {_MAX_OPERATIONS} operations, weights need far fewer")
       if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
         raise BadInput(f"{source}: the pickle puts object {argument} into its memo after {count} operations")
+      checker.follow(opcode, argument)
     end = stream.tell()
   stream.seek(start)
   with _malformed(source, "the pickle cannot be loaded"):
@@ -140,7 +202,10 @@ class _MakeMapping:
   __slots__ = ()
 
   def __call__(self, items=()):
-    return _Mapping(items)
+    pairs = [(key, value) for key, value in items]
+    if not all(isinstance(key, (str, int, bytes)) for key, _ in pairs):
+      raise ValueError("a key that is neither a text nor a number")
+    return _Mapping(pairs)
 
 
 class _RebuildTensor:
@@ -221,7 +286,8 @@ def _read_legacy(content: bytes, source: str) -> tuple[Any, dict[str, np.ndarray
   if load_pickle(stream, source, {}) != _LEGACY_MAGIC:
     raise BadInput(f"{source}: a pickle, but not one that torch.save wrote")
   if (protocol := load_pickle(stream, source, {})) != _LEGACY_PROTOCOL:
-    raise BadInput(f"{source}: torch.save protocol {protocol!r} is unknown, expected {_LEGACY_PROTOCOL}")
+    told = protocol if isinstance(protocol, int) else type(protocol).__name__  # what a file holds is never printed
+    raise BadInput(f"{source}: torch.save protocol {told} is unknown, expected {_LEGACY_PROTOCOL}")
   load_pickle(stream, source, {})  # sizes of C types where the file was written; the storages don't depend on them
   saved, storages = _load_object(stream, source)
   keys = load_pickle(stream, source, {})
@@ -277,7 +343,7 @@ def _array(tensor: _Tensor, arrays: Mapping[str, np.ndarray], name: str, source:
   if not isinstance(storage, _Storage) or storage.key not in arrays:
     raise BadInput(f"{source}: tensor {name!r} has no storage in the file")
   match size, stride:
-    case tuple(), tuple() if len(size) == len(stride):
+    case tuple(), tuple() if len(size) == len(stride) <= _MOST_DIMENSIONS:
       geometry = (offset, *size, *stride)
     case _:
       raise BadInput(f"{source}: tensor {name!r} has an unreadable shape")

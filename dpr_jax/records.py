@@ -231,6 +231,8 @@ class EncodedRecord:
     if self.ratio not in RATIOS:
       raise self.fields.error("ratio", f"is {self.ratio!r}, none of {', '.join(RATIOS)}")
     self.size = self.fields.number("height"), self.fields.number("width")
+    if not all(0 < side <= _LONGEST_SIDE for side in self.size):
+      raise BadInput(f"{source}: pictures of {self.size} pixels (height, width); a side has 1 to {_LONGEST_SIDE}")
     self.count = len(self.fields.values("image/relit", "bytes_list", None))
 
   def original(self) -> np.ndarray:
@@ -305,13 +307,15 @@ class _Fields:
     flags: int = cv2.IMREAD_COLOR_RGB,
   ) -> list[np.ndarray]:
     """Of a list of `count` pictures those with the given indices."""
-    values = self.values(name, "bytes_list", count)
-    images = [_decode_image(values[index], flags) for index in indices]
-    for image in images:
-      if image is None:
+    values, images = self.values(name, "bytes_list", count), []
+    for index in indices:
+      written = _written_size(values[index])  # before memory is taken for its pixels
+      if written is not None and written != size:
+        raise self.error(name, f"holds an image of {written} instead of {size} pixels (height, width)")
+      image = None if written is None else _decode_image(values[index], flags)
+      if image is None or image.shape[:2] != size or image.dtype not in (np.uint8, np.uint16):
         raise self.error(name, "holds an image that cannot be decoded")
-      if image.shape[:2] != size:
-        raise self.error(name, f"holds an image of {image.shape[:2]} instead of {size} pixels (height, width)")
+      images.append(image)
     return images
 
 
@@ -375,6 +379,23 @@ def _encode_image(image: np.ndarray, image_format: str, quality: int = 95) -> by
   return data.tobytes()
 
 
+def _written_size(data: bytes) -> tuple[int, int] | None:
+  """(height, width) by the header of a PNG or JPEG; None of anything else."""
+  if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+  if data[:2] != b"\xff\xd8":
+    return None
+  place = 2
+  while place + 9 <= len(data) and data[place] == 0xFF:
+    marker = data[place + 1]
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the header of a frame
+      return struct.unpack_from(">HH", data, place + 5)
+    # 0xFF before a marker may be repeated.
+    place += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, place + 2)[0]
+  return None
+
+
 def _decode_image(data: bytes, flags: int) -> np.ndarray | None:
   try:
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -390,6 +411,8 @@ def _unit_normals(image: np.ndarray) -> np.ndarray:
   normal /= np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))[..., None]
   return normal
 
+
+_LONGEST_SIDE = 8192  # of a picture in a record
 
 # A TFRecord frame: the payload's length and its checksum, the payload and its checksum, little endian.
 _HEADER = struct.Struct("<QI")
@@ -508,6 +531,8 @@ def _read_length(file: BinaryIO, offset: int, name: str) -> int:
   length, crc = _HEADER.unpack(header)
   if crc != _masked_crc(header[:8]):
     raise BadInput(f"{name} is damaged: its length does not fit its checksum")
+  if length > os.fstat(file.fileno()).st_size - offset - _HEADER.size - _CHECKSUM.size:
+    raise BadInput(f"{name} is truncated")
   return length
 
 

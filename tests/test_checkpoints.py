@@ -396,3 +396,18 @@ def test_relight_a_photo_with_weights_of_a_training_run(tmp_path):
     np.testing.assert_array_equal(relit, studio.relight(studio.encode(pixels, "photo"), studio.lights[0]))
     expected = WholePhoto(tiny_variables(), pixels, 256).relight(light.told(studio.lights[0])[0], 1.0)
   np.testing.assert_array_equal(relit, expected)
+
+
+def test_archives_that_are_none_get_a_line(tmp_path, shared):
+  """Other files than arrays, headers that are no Python or no shape, damaged deflate, sizes that no network has."""
+  for name in ("baddefl", "chan", "notnpy", "shape_type", "token"):
+    with pytest.raises(BadInput) as refused:
+      load_params(shared(f"cases/hostile/{name}.npz"))
+    assert str(refused.value).startswith(str(shared(f"cases/hostile/{name}.npz")))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_archive_does_not_unpack_to_much_more_than_it_is(tmp_path):
+  np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(2**20, np.float16))
+  with pytest.raises(BadInput, match="bytes unpacked, more than any weights have"):
+    load_params(tmp_path / "zeros.npz")

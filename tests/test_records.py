@@ -551,3 +551,54 @@ def test_the_frame_is_as_tensorflow_documents_it(shard):
   length = struct.pack("<Q", 5)
   frame = length + struct.pack("<I", masked(length)) + b"first" + struct.pack("<I", masked(b"first"))
   assert re.match(re.escape(frame), shard.read_bytes())
+
+
+# What others may have written.
+
+
+def test_forged_lengths_take_no_memory(shared):
+  for name in ("huge", "huge63"):
+    with shared(f"cases/hostile/{name}.tfrecord").open("rb") as file, pytest.raises(BadInput, match="is truncated"):
+      records.read_record_at(file, 0)
+
+
+def test_pictures_are_looked_at_before_they_are_decoded(monkeypatch):
+  """One that is a decompression bomb, and those of formats in which OpenCV reads floating-point numbers."""
+  large = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 30_000, 30_000) + bytes(9)
+  floats = cv2.imencode(".tiff", np.zeros((9, 7, 3), np.float32))[1].tobytes()
+  radiance = cv2.imencode(".hdr", np.zeros((9, 7, 3), np.float32))[1].tobytes()
+  payload = encode_record(face())
+  decode = records._decode_image
+  decoded = []
+  monkeypatch.setattr(records, "_decode_image", lambda data, flags: decoded.append(data) or decode(data, flags))
+  for name in ("image/original", "image/normal", "image/mask"):
+    for data, reason in (
+      (large, "holds an image of (30000, 30000) instead of (9, 7) pixels"),
+      (floats, "holds an image that cannot be decoded"),
+      (radiance, "holds an image that cannot be decoded"),
+    ):
+      line = refusal(decode_record, edited(payload, set_bytes(name, data)))
+      assert f"field {name!r} {reason}" in line
+      assert data not in decoded
+
+
+def test_the_hostile_records_get_a_line(shared):
+  for name in ("bomb", "floatnormal"):
+    refusal(decode_record, shared(f"cases/hostile/{name}.rec").read_bytes())
+
+
+def test_pictures_of_forged_sizes_are_refused():
+  for side in (0, -1, 10**9):
+    line = refusal(decode_record, edited(encode_record(face()), set_number("height", side)))
+    assert "a side has 1 to 8192" in line
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_sizes_are_those_of_the_headers(progressive):
+  image = np.zeros((13, 17, 3), np.uint8)
+  options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)]
+  assert records._written_size(cv2.imencode(".jpg", image, options)[1].tobytes()) == (13, 17)
+  assert records._written_size(cv2.imencode(".png", image)[1].tobytes()) == (13, 17)
+  assert records._written_size(cv2.imencode(".tiff", image)[1].tobytes()) is None
+  for damaged in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\0\x10", b"\x89PNG\r\n\x1a\n"):
+    assert records._written_size(damaged) is None
