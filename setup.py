@@ -36,6 +36,7 @@ setup(
     "absl-py>=2.1",
     "av>=17",
     "filelock>=3.12",
+    "flatbuffers>=24.3",  # jax.export writes by it, and does not require it
     "flax>=0.12",
     "google-crc32c>=1.5",
     "grain>=0.2.18",
