@@ -37,7 +37,7 @@ HEAD_FILE, HAIR_FILE = "ict_facekit.npz", "makehuman_hair/hair_on_ict.npz"
 # Environment maps that training never sees; all others are for it.
 HELD_OUT_MAPS = ("bridge", "hall", "park", "studio", "sunset", "venice")
 
-_SUPERSAMPLING = 2
+SUPERSAMPLING = 2
 _REACH = 3.5  # cm in which even light is blocked
 _TWIST = (-6.5, -13.0)  # cm, between which the neck turns
 # The darkest twentieth of the face gets at least this share of the mean irradiance: the light is soft.
@@ -92,14 +92,12 @@ class View(NamedTuple):
     flat = seen[:, :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
     return np.column_stack([flat, seen[:, 2] * self.scale])
 
-  def places(self, depth: np.ndarray) -> np.ndarray:
-    """Where pixels lie in cm, `[S, S, 3]`, from their depth `[S, S]` in pixels; the inverse of `project`."""
-    row, column = np.mgrid[: self.size, : self.size] + 0.5
+  def places(self, flat: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Points `[N, 3]` in cm from x and y `[N, 2]` and depth `[N]` in pixels: the inverse of `project`."""
     near = depth / self.scale
     enlargement = self.scale / (1 - near / self.camera.distance)
-    return np.stack(
-      [(column - self.matrix[0, 2]) / enlargement, (self.matrix[1, 2] - row) / enlargement, near], axis=-1
-    )
+    x, y = (flat - self.matrix[:, 2]).T / enlargement
+    return np.stack([x, -y, near], axis=-1)
 
 
 class Surface(NamedTuple):
@@ -113,7 +111,7 @@ class Surface(NamedTuple):
     depth: `[S, S]` in pixels towards the viewer; -inf where nothing is.
     label: `[S, S]` uint8 of `Label`.
     glint: `[S, S]` share of the pixel where the cornea mirrors the brightest light.
-    fragments: what each pixel shows, at `_SUPERSAMPLING` times the size.
+    fragments: what each pixel shows, at `SUPERSAMPLING` times the size.
     lightness: L of Lab of the bare skin.
   """
 
@@ -260,11 +258,11 @@ def _turn(part, pose: np.ndarray, body: np.ndarray, *, twisted: bool) -> tuple[n
 
 def render_surface(rng: np.random.Generator, model: PeopleModel, view: View) -> Surface:
   """What a view shows, before any light; `rng` paints the skin's grain."""
-  person, fine = view.person, view.size * _SUPERSAMPLING
+  person, fine = view.person, view.size * SUPERSAMPLING
   counts = [len(part.vertices) for part in person.parts]
   starts = np.cumsum([0, *counts])
   vertices = np.concatenate([view.project(points) for points in view.placed])
-  vertices[:, :2] = vertices[:, :2] * _SUPERSAMPLING - 0.5
+  vertices[:, :2] = vertices[:, :2] * SUPERSAMPLING - 0.5
   triangles = np.concatenate([part.triangles + start for part, start in zip(person.parts, starts, strict=False)])
   owner = np.repeat(np.arange(len(person.parts)), [len(part.triangles) for part in person.parts])
   one_sided = np.array([part.one_sided for part in person.parts])[owner]
@@ -281,7 +279,7 @@ def render_surface(rng: np.random.Generator, model: PeopleModel, view: View) -> 
   glint = np.isin(material, (parts.LEFT_EYEBALL, parts.RIGHT_EYEBALL)) * _glint(rng, normal)
 
   everything = np.column_stack([albedo, normal, shown.depth, glint, np.ones(len(glint)), of_head])
-  small = averaged(shown.place, everything, view.size, _SUPERSAMPLING)
+  small = averaged(shown.place, everything, view.size, SUPERSAMPLING)
   coverage = small[..., 8]
   # Through gaps of the mesh, as in the corners of the eyes, one sees into the dark and not what is behind the head.
   whole = (small[..., 9] > 0.99).astype(np.uint8)
@@ -292,7 +290,7 @@ def render_surface(rng: np.random.Generator, model: PeopleModel, view: View) -> 
   open_share = ambient_occlusion(depth, normals, _REACH * view.scale)
   labels = np.zeros(fine * fine, np.uint8)
   labels[shown.place] = label
-  labels = labels.reshape(fine, fine)[::_SUPERSAMPLING, ::_SUPERSAMPLING].copy()
+  labels = labels.reshape(fine, fine)[::SUPERSAMPLING, ::SUPERSAMPLING].copy()
   labels[(coverage < 0.5) | (normals[..., 2] <= 0)] = Label.BACKGROUND
   return Surface(
     albedo=small[..., :3],
@@ -347,8 +345,8 @@ def _labels(
   label[on_head] = of_head
   # Glasses are worn on the face.
   rims = np.flatnonzero(material == GLASSES)
-  outline = view.landmarks[OVAL] * _SUPERSAMPLING - 0.5
-  inside = np.zeros((view.size * _SUPERSAMPLING,) * 2, np.uint8)
+  outline = view.landmarks[OVAL] * SUPERSAMPLING - 0.5
+  inside = np.zeros((view.size * SUPERSAMPLING,) * 2, np.uint8)
   cv2.fillConvexPoly(inside, cv2.convexHull(np.round(outline).astype(np.int32)), 1)
   label[rims] = np.where(inside.ravel()[shown.place[rims]] > 0, Label.FEATURE, Label.BACKGROUND)
   return label

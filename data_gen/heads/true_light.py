@@ -8,6 +8,7 @@ is part of the soft light (`Surface.open_share`).
 import numba
 import numpy as np
 
+from data_gen.heads import portraits
 from data_gen.heads.portraits import Environment, Surface, View
 from dpr_jax import light as light_module
 from dpr_jax import sh
@@ -30,10 +31,21 @@ class Stage:
   def __init__(self, view: View, surface: Surface):
     """Takes a view and what it shows."""
     self._surface = surface
-    self._seen = np.isfinite(surface.depth)
-    self._points = view.places(np.where(self._seen, surface.depth, 0))[self._seen].astype(np.float32)
-    x, into, up = np.moveaxis(surface.normal[self._seen], -1, 0)
-    self._normals = np.stack([x, up, -into], axis=-1)
+    # A pixel at an edge is lit where the nearest of what it shows lies: between two surfaces there is nothing.
+    shown, fine = surface.fragments, view.size * portraits.SUPERSAMPLING
+    row, column = np.divmod(shown.place, fine)
+    pixel = row // portraits.SUPERSAMPLING * view.size + column // portraits.SUPERSAMPLING
+    nearest = np.full(view.size**2, -1)
+    order = np.argsort(shown.depth, kind="stable")
+    nearest[pixel[order]] = order
+    self._seen = (nearest >= 0).reshape(view.size, view.size)
+    chosen = nearest[nearest >= 0]
+    flat = np.stack([column, row], axis=-1)[chosen] + 0.5
+    self._points = view.places(flat / portraits.SUPERSAMPLING, shown.depth[chosen]).astype(np.float32)
+    normals = shown.of(chosen).gather(np.concatenate(view.normals))
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
+    normals[normals[:, 2] < 0] *= -1  # sheets of hair have two sides
+    self._normals = normals
     starts = np.cumsum([0, *(len(placed) for placed in view.placed)])
     self._vertices = np.concatenate(view.placed).astype(np.float32)
     self._triangles = np.concatenate(
