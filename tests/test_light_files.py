@@ -73,6 +73,13 @@ def test_twenty_seven_numbers_in_either_order(tmp_path, text):
   np.testing.assert_allclose(read(tmp_path, text), COLOURED, rtol=1e-6)
 
 
+def test_lamps_of_different_colours_are_told_by_which_order_can_be_a_light(tmp_path):
+  """The colours differ as much as the coefficients do, but in the other order a first number is not positive."""
+  lamps = np.float32([NINE, NINE * [1, -1, 1, -1, 1, -1, 1, -1, 1], NINE * [0.5, 1, -1, 1, -1, 1, 1, 1, -1]])
+  for numbers in (lamps, lamps.T):
+    np.testing.assert_allclose(read(tmp_path, rows(numbers.reshape(27, 1))), lamps, rtol=1e-6)
+
+
 def test_an_order_that_cannot_be_told_is_refused(tmp_path):
   for numbers in (np.full(27, 0.8), np.arange(27) / 8 - 1):
     with pytest.raises(BadInput, match="27 numbers whose order cannot be told"):
