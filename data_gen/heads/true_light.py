@@ -22,7 +22,7 @@ _MAP_SIDE = 448  # pixels of a shadow map
 _OFF_SURFACE, _BIAS = 0.12, 0.12  # cm: along the normal, and towards the lamp
 _DISC_PARTS, _SPHERE_PARTS = 24, 160
 _BOUNCE = 0.05  # of the mean irradiance, thrown back by skin and room
-_MIRRORED, _ROUGHNESS = 0.028, 0.36  # reflectance head on of skin, and its roughness (GGX)
+_MIRRORED, _ROUGHNESS = 0.026, 0.45  # reflectance head on of skin, and its roughness (GGX)
 
 
 class Stage:
