@@ -65,8 +65,8 @@ def _default(config: ConfigDict) -> None:
   config.network.base_filters = 24
   config.batch_size = 16
   dpr.in_steps(config, 2_600, (0, 0, 0, 0))
-  # Framings, tones and margins differ, and the network learns where the face lies.
-  config.data.crop, config.data.scale, config.data.tone, config.data.cut = 0.12, 0.3, 0.4, 0.25
+  # Framings, exposures and margins differ, and the network learns where the face lies.
+  config.data.crop, config.data.scale, config.data.darken, config.data.cut = 0.12, 0.3, 1.0, 0.25
   config.online.lamp_share = 0.75
   config.online.original_share = 0.25
   # Shape, skin and light are known; features at the bottleneck carry light here, and need not match.

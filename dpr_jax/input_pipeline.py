@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dpr_jax import records, sh
-from dpr_jax.color import photo_luminance
+from dpr_jax.color import lightness_of_luminance, luminance_of_lightness, photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import EncodedRecord, Record
@@ -42,6 +42,7 @@ class RecordSource:
     lost: how many records cannot be reached because a shard is truncated or a record's length is damaged, as far as is
       known; 0 with `on_corrupt="stop"`.
     lost_reasons: one line for each such shard.
+    whole_shape: as of `EncodedRecord`, of all records: that of rendered heads, which have their own normals.
   """
 
   def __init__(self, folder: str | os.PathLike, split: str, on_corrupt: str = "stop"):
@@ -58,6 +59,7 @@ class RecordSource:
     self._shards = records.list_shards(folder, split)
     self.lost_reasons: list[str] = []
     self.lost = 0
+    self.whole_shape = _is_rendered(Path(folder))
     lengths = _shard_lengths(Path(folder), split, len(self._shards))
     offsets = []
     for shard, length in zip(self._shards, lengths, strict=True):
@@ -92,7 +94,7 @@ class RecordSource:
 
   def encoded(self, index: int) -> EncodedRecord:
     """The record, of which only what is asked for will be decoded; raises as `[index]` does."""
-    return EncodedRecord(*self._payload(index))
+    return EncodedRecord(*self._payload(index), whole_shape=self.whole_shape)
 
   def _payload(self, index: int) -> tuple[bytes, str]:
     shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -143,6 +145,14 @@ def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
   except (OSError, ValueError, KeyError, TypeError):
     return [None] * count
   return lengths if len(lengths) == count else [None] * count
+
+
+def _is_rendered(folder: Path) -> bool:
+  """Whether the export says that its normals are those of rendered heads; False where it says nothing."""
+  try:
+    return json.loads((folder / "export.json").read_bytes())["settings"]["normals"] == "synthetic"
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
 
 
 def make_iterator(
@@ -417,6 +427,10 @@ def _stack(examples: Sequence[_Example]) -> tuple[int, Faces | Views]:
   return examples[-1].position, batch
 
 
+# What the shape of hair, neck and shoulders weighs in learning beside that of the face.
+_BESIDE_FACE = np.float32(0.3)
+
+
 def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> Faces:
   """One photo with its normals, augmented; arrays as in `Faces`, without the axis of the batch.
 
@@ -426,13 +440,16 @@ def load_faces(record: EncodedRecord, data: dict, rng: np.random.Generator) -> F
   _check_linear(record)
   move = Augmentation.draw(data, rng)
   _check_square(record)
+  mask = move.mask(record.mask())[..., None]
+  beside = _BESIDE_FACE * move.mask(np.ones(record.size, bool))[..., None] if record.whole_shape else 0
   return Faces(
     luminance=move.picture(photo_luminance(move.resize(record.original())))[..., None],
     normal=move.normal(record.normal()),
     depth=move.depth(record.depth())[..., None],
-    mask=move.mask(record.mask())[..., None],
+    mask=mask,
     framing=move.framing(),
     source_light=move.light(record.source_light()),
+    shape_weight=np.maximum(mask, beside),
   )
 
 
@@ -463,7 +480,7 @@ def _check_square(record: EncodedRecord) -> None:
 
 class Augmentation(NamedTuple):
   """One way to bring the maps of a face to the size of training: resized, mirrored, shifted and scaled in one warp,
-  of another tone, and cut.
+  darker, and cut.
 
   What comes in from beyond the edge is mirrored there, pictures and normals alike, so that each pixel keeps its own
   normal; it belongs to no face.
@@ -472,8 +489,8 @@ class Augmentation(NamedTuple):
     size: side of the result, in pixels.
     flip: whether left and right are exchanged.
     warp: `[2, 3]`, from pixels of the resized picture to those of the result, or None: neither shifted nor scaled.
-    tone: power of L: below 1 for a photo of less contrast, above it for a darker one. The photo's light, which is a
-      factor on linear luminance, does not follow it.
+    exposure: factor on linear luminance, at most 1: so nothing is burnt, and the photo's light stays what it is but
+      for its brightness.
     seen: first and last row and column that the photo shows, `[4]`, or None: all. Beyond them the last one goes on, as
       in a photo that ends at the face and was padded.
   """
@@ -481,20 +498,20 @@ class Augmentation(NamedTuple):
   size: int
   flip: bool = False
   warp: np.ndarray | None = None
-  tone: float = 1.0
+  exposure: float = 1.0
   seen: np.ndarray | None = None
 
   @classmethod
   def draw(cls, data: dict, rng: np.random.Generator) -> "Augmentation":
-    """Draws what `flip`, `crop`, `scale`, `tone` and `cut` of `training_config` allow."""
+    """Draws what `flip`, `crop`, `scale`, `darken` and `cut` of `training_config` allow."""
     size, (coin, *numbers) = data["size"], rng.random(4)
     move = cls(size, flip=bool(data["flip"] and coin < 0.5))
     if data["crop"] or data["scale"]:
       right, down, larger = 2 * np.array(numbers) - 1
       factor, shift, centre = 1 + data["scale"] * larger, data["crop"] * size * np.array([right, down]), (size - 1) / 2
       move = move._replace(warp=np.column_stack([factor * np.eye(2), shift + (1 - factor) * centre]))
-    if data["tone"]:
-      move = move._replace(tone=float(np.exp(data["tone"] * rng.uniform(-1, 1))))
+    if data["darken"]:
+      move = move._replace(exposure=float(2 ** -rng.uniform(0, data["darken"])))
     if data["cut"] and rng.random() < 0.5:
       cut = (data["cut"] * size * rng.random(4)).astype(int)
       move = move._replace(seen=np.array([cut[0], size - 1 - cut[1], cut[2], size - 1 - cut[3]]))
@@ -514,7 +531,9 @@ class Augmentation(NamedTuple):
       top, bottom, left, right = self.seen
       margins = top, self.size - 1 - bottom, left, self.size - 1 - right
       luminance = cv2.copyMakeBorder(luminance[top : bottom + 1, left : right + 1], *margins, cv2.BORDER_REPLICATE)
-    return luminance if self.tone == 1 else cv2.pow(luminance, self.tone)
+    if self.exposure == 1:
+      return luminance
+    return lightness_of_luminance(luminance_of_lightness(luminance) * np.float32(self.exposure))
 
   def normal(self, normal: np.ndarray) -> np.ndarray:
     """Unit normals `[H, W, 3]` -> `[S, S, 3]`; a mirrored face turns its x the other way."""

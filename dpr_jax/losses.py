@@ -116,14 +116,15 @@ def feature_matching(*, first: Array, second: Array) -> jax.Array:
   return jnp.mean(jnp.square(first - second))
 
 
-def normal_cosine(*, prediction: Array, target: Array) -> jax.Array:
-  """How far normals are turned from those of the fitted face: the mean over the pixels of 1 - cos.
+def normal_cosine(*, prediction: Array, target: Array, weight: Array) -> jax.Array:
+  """How far normals are turned from those of the head: the mean of 1 - cos over the pixels by their weights.
 
   Ours: the paper's network knows no normals.
 
   Args:
     prediction: unit normals, `[B, h, w, 3]`.
     target: likewise.
+    weight: how much each pixel counts, `[B, h, w, 1]`; the faces of a batch count alike.
 
   Returns:
     Scalar, 0 to 2.
@@ -134,11 +135,13 @@ def normal_cosine(*, prediction: Array, target: Array) -> jax.Array:
   prediction, target = _float32("normals", prediction, target)
   if prediction.ndim != 4 or prediction.shape[-1] != 3:
     raise ValueError(f"normals must be [B, h, w, 3], not {list(prediction.shape)}")
-  return jnp.mean(1 - jnp.sum(prediction * target, axis=-1))
+  turned = 1 - jnp.sum(prediction * target, axis=-1, keepdims=True)
+  weight, _ = _float32("weights and pixels", weight, turned)
+  return jnp.mean(_weighted_mean(turned, weight))
 
 
-def depth_l1(*, prediction: Array, target: Array, mask: Array) -> jax.Array:
-  """How far a relief is from that of the fitted face, on the face, each counted from its own mean there.
+def depth_l1(*, prediction: Array, target: Array, mask: Array, weight: Array) -> jax.Array:
+  """How far a relief is from that of the head, each counted from its own mean on the face.
 
   Ours, as `normal_cosine`.
 
@@ -146,6 +149,7 @@ def depth_l1(*, prediction: Array, target: Array, mask: Array) -> jax.Array:
     prediction: height towards the viewer in shares of the side, `[B, h, w, 1]`.
     target: likewise.
     mask: how much of a pixel is face, likewise.
+    weight: how much each pixel counts, likewise.
 
   Returns:
     Scalar, in shares of the side; of faces without a face nothing.
@@ -155,12 +159,18 @@ def depth_l1(*, prediction: Array, target: Array, mask: Array) -> jax.Array:
   """
   prediction, target = _float32("depths", prediction, target)
   mask, _ = _float32("depths and mask", mask, target)
+  weight, _ = _float32("depths and weights", weight, target)
   if prediction.ndim != 4 or prediction.shape[-1] != 1:
     raise ValueError(f"depths must be [B, h, w, 1], not {list(prediction.shape)}")
-  area = jnp.maximum(jnp.sum(mask, axis=(1, 2), keepdims=True), 1e-6)
   off = prediction - target
-  off -= jnp.sum(mask * off, axis=(1, 2), keepdims=True) / area
-  return jnp.mean(jnp.sum(mask * _absolute(off), axis=(1, 2), keepdims=True) / area)
+  off -= _weighted_mean(off, mask)
+  return jnp.mean(_weighted_mean(_absolute(off), weight))
+
+
+def _weighted_mean(array: jax.Array, weight: jax.Array) -> jax.Array:
+  """Over the pixels of each picture, `[B, h, w, 1] -> [B, 1, 1, 1]`; 0 where nothing counts."""
+  total = jnp.maximum(jnp.sum(weight, axis=(1, 2), keepdims=True), 1e-6)
+  return jnp.sum(weight * array, axis=(1, 2), keepdims=True) / total
 
 
 def framing_l1(*, prediction: Array, target: Array) -> jax.Array:

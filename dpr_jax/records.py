@@ -202,19 +202,21 @@ class EncodedRecord:
     size: (height, width) of its pictures.
     count: K, how many of them are relit.
     ratio: one of `RATIOS`.
+    whole_shape: whether normals and depth are known in the whole picture; else they go on smoothly beyond the face.
   """
 
-  def __init__(self, payload: bytes, source: str = "record"):
+  def __init__(self, payload: bytes, source: str = "record", whole_shape: bool = False):
     """Reads all but the pictures and lights.
 
     Args:
       payload: a serialised `tf.train.Example`.
       source: where it comes from (file and record number), for the error message.
+      whole_shape: as the attribute; the export's notes know.
 
     Raises:
       BadInput: not an Example, another schema version, no size, no relit picture, an unknown ratio.
     """
-    self.source = source
+    self.source, self.whole_shape = source, whole_shape
     try:
       self.fields = _Fields(_Example.FromString(payload).features.feature, source)
     except message.DecodeError:

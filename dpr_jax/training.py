@@ -258,6 +258,7 @@ class _Pairs(NamedTuple):
     normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
     depth: of the face, `[2B, H, W, 1]`, or None where no loss asks for it.
     framing: of the face, `[2B, 3]`, or None where no loss asks for it.
+    shape_weight: of the face, `[2B, H, W, 1]`, or None where no loss asks for it.
   """
 
   source: jax.Array
@@ -269,6 +270,7 @@ class _Pairs(NamedTuple):
   normal: jax.Array | None
   depth: jax.Array | None
   framing: jax.Array | None
+  shape_weight: jax.Array | None
 
 
 def train_step(
@@ -384,6 +386,7 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
     normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
     depth=jnp.repeat(views.depth, 2, axis=0) if config.loss.depth else None,
     framing=jnp.repeat(views.framing, 2, axis=0) if config.loss.framing else None,
+    shape_weight=jnp.repeat(views.shape_weight, 2, axis=0) if config.loss.normal or config.loss.depth else None,
   )
 
 
@@ -427,13 +430,15 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
   if stage.feature:
     views = relit.face.reshape(-1, 2, *relit.face.shape[1:])
     terms["feature"] = losses.feature_matching(first=views[:, 0], second=views[:, 1])
+  if weights.normal or weights.depth:
+    weight = _shrunk_to(relit.shape.depth, pairs.shape_weight)
   if weights.normal:
     target = _shrunk_to(relit.shape.normal, pairs.normal)
     target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
-    terms["normal"] = losses.normal_cosine(prediction=relit.shape.normal, target=target)
+    terms["normal"] = losses.normal_cosine(prediction=relit.shape.normal, target=target, weight=weight)
   if weights.depth:
     depth, face = (_shrunk_to(relit.shape.depth, each) for each in (pairs.depth, pairs.mask))
-    terms["depth"] = losses.depth_l1(prediction=relit.shape.depth, target=depth, mask=face)
+    terms["depth"] = losses.depth_l1(prediction=relit.shape.depth, target=depth, mask=face, weight=weight)
   if weights.framing:
     terms["framing"] = losses.framing_l1(prediction=relit.shape.framing, target=pairs.framing)
   if weights.skin:

@@ -53,7 +53,7 @@ def default_config() -> ConfigDict:
   data.flip = True
   data.crop = 0.0  # up to which share of its side a picture is shifted and cut
   data.scale = 0.0  # up to which share of its size it is made smaller or larger
-  data.tone = 0.0  # the luminance gets a power between exp(-tone) and exp(tone)
+  data.darken = 0.0  # the picture is made darker by up to so many stops
   data.cut = 0.0  # up to which share of its side half of the pictures end earlier, on each side: padded by the last row
   data.workers = 0  # processes that decode; 0: threads of this one
   data.prefetch = 4  # batches kept ready
@@ -140,7 +140,7 @@ _NOT_NEGATIVE = (
   "loss.depth",
   "loss.framing",
   "loss.skin",
-  "data.tone",
+  "data.darken",
   "optimizer.clip_norm",
 )
 _POSITIVE = ("optimizer.learning_rate", "optimizer.discriminator_learning_rate")

@@ -30,6 +30,8 @@ class Faces(NamedTuple):
     framing: how augmentation has moved each photo, `[B, 3]` float32: factor, right, down; what lay at p, counted from
       the centre in half sides, lies at factor * p + (right, down).
     source_light: the light of each photo, fitted in linear light, `[B, 9]` float32.
+    shape_weight: what the shape of each pixel is worth learning, in [0, 1], `[B, H, W, 1]` float32: 1 on the face;
+      beside it 0 where a fitted face merely goes on smoothly, more where hair, neck and shoulders have their own.
   """
 
   luminance: Array
@@ -38,6 +40,7 @@ class Faces(NamedTuple):
   mask: Array
   framing: Array
   source_light: Array
+  shape_weight: Array
 
 
 class Views(NamedTuple):
@@ -52,6 +55,7 @@ class Views(NamedTuple):
     normal: as in `Faces`, where the views were made of them; None of stored pictures.
     depth: as in `Faces`, or None.
     framing: as in `Faces`, or None.
+    shape_weight: as in `Faces`, or None.
   """
 
   luminance: Array
@@ -61,12 +65,13 @@ class Views(NamedTuple):
   normal: Array | None = None
   depth: Array | None = None
   framing: Array | None = None
+  shape_weight: Array | None = None
 
 
 # Which axis of each field counts the faces.
-FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
 # Of views that were made of `Faces`.
-FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0)
+FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0, shape_weight=0)
 
 
 # Of lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards; the irradiance by all
@@ -149,6 +154,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
     normal=faces.normal,
     depth=faces.depth,
     framing=faces.framing,
+    shape_weight=faces.shape_weight,
   )
 
 

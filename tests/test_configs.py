@@ -87,7 +87,7 @@ def test_recipe_trains(name, arg, side):
   if config.data.mode == "online":
     normal = np.broadcast_to(np.float32([0, -1, 0]), (2, side, side, 3)).copy()
     framing = np.tile(np.float32([1, 0, 0]), (2, 1))
-    batch = Faces(luminance[0], normal, 0 * mask, mask, framing, light[0])
+    batch = Faces(luminance[0], normal, 0 * mask, mask, framing, light[0], mask)
   else:
     batch = Views(luminance, light, mask, luminance[0])
   mesh = data_mesh()

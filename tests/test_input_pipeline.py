@@ -1,6 +1,7 @@
 """Each face once an epoch, on one process only, moved with its normals and light; and a state that goes on exactly."""
 
 import itertools
+import json
 import pickle
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dpr_jax import ratio, records, sh
+from dpr_jax import color, ratio, records, sh
 from dpr_jax.color import photo_luminance
 from dpr_jax.errors import BadInput
 from dpr_jax.input_pipeline import Augmentation, RecordSource, make_iterator
@@ -256,7 +257,7 @@ def test_processes_fill_up_their_own_batches_where_records_are_skipped(tmp_path,
 def test_batches_are_float32_arrays(folder, iterate):
   batch = next(iterate(folder, batch_size=4))
   pictures = [(4, SIZE, SIZE, channels) for channels in (1, 3, 1, 1)]
-  assert [field.shape for field in batch] == [*pictures, (4, 3), (4, 9)]
+  assert [field.shape for field in batch] == [*pictures, (4, 3), (4, 9), (4, SIZE, SIZE, 1)]
   views = next(iterate(folder, batch_size=4, mode="offline"))
   assert [field.shape for field in views[:4]] == [
     (2, 4, SIZE, SIZE, 1),
@@ -264,13 +265,23 @@ def test_batches_are_float32_arrays(folder, iterate):
     (4, SIZE, SIZE, 1),
     (4, SIZE, SIZE, 1),
   ]
-  assert views[4:] == (None, None, None)  # of photos with normals only
+  assert views[4:] == (None, None, None, None)  # of photos with normals only
   for field in (*batch, *views[:4]):
     assert (type(field), field.dtype) == (np.ndarray, np.float32)
   for luminance in (batch.luminance, views.luminance, views.original):
     assert (luminance.min() >= 0, luminance.max() <= 1) == (True, True)
   assert set(np.unique(batch.mask)) == {0, 1}
   np.testing.assert_allclose(np.linalg.norm(batch.normal, axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("normals", ["face_mesh", "synthetic"])
+def test_shape_counts_beside_the_face_where_it_is_known_there(normals, tmp_path, iterate):
+  """A rendered head has its own hair, neck and shoulders; a fitted face merely goes on."""
+  write(tmp_path, [PAYLOADS[:4]])
+  (tmp_path / "export.json").write_text(json.dumps({"settings": {"normals": normals}}))
+  batch = next(iterate(tmp_path, batch_size=4, crop=0.0, scale=0.0))
+  beside = 0.3 if normals == "synthetic" else 0
+  np.testing.assert_allclose(batch.shape_weight, np.where(batch.mask, 1, beside))
 
 
 def test_augmentation_depends_on_seed_epoch_and_face_alone(folder, iterate):
@@ -503,7 +514,7 @@ def ball(size):
   return normal, np.float32(0.5 * sh.shading(normal, light)), disc, light
 
 
-STILL = {"flip": False, "crop": 0.0, "scale": 0.0, "tone": 0.0, "cut": 0.0}
+STILL = {"flip": False, "crop": 0.0, "scale": 0.0, "darken": 0.0, "cut": 0.0}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -556,15 +567,16 @@ def test_what_comes_in_from_beyond_the_edge_is_no_face():
   np.testing.assert_array_equal(mask, np.float32(np.arange(8) >= 3) * np.ones((8, 1), np.float32))
 
 
-def test_the_tone_is_a_power_of_the_picture_alone():
-  data = STILL | {"size": 16, "tone": 0.7}
+def test_a_darker_picture_has_less_light_in_linear_light_and_the_same_shape():
+  data = STILL | {"size": 16, "darken": 1.5}
   moves = [Augmentation.draw(data, np.random.default_rng(seed)) for seed in range(200)]
-  tones = np.log([move.tone for move in moves])
-  assert -0.7 <= tones.min() < -0.6
-  assert 0.6 < tones.max() <= 0.7
+  stops = np.log2([move.exposure for move in moves])
+  assert -1.5 <= stops.min() < -1.4
+  assert -0.1 < stops.max() <= 0
   record, move = FACES[1], moves[0]
   luminance = np.float32(np.random.default_rng(0).random((SIZE, SIZE)))
-  np.testing.assert_allclose(move.picture(luminance), luminance**move.tone, atol=1e-5)
+  linear = color.luminance_of_lightness(luminance)
+  np.testing.assert_allclose(color.luminance_of_lightness(move.picture(luminance)), linear * move.exposure, rtol=1e-4)
   np.testing.assert_array_equal(move.normal(record.normal), record.normal)
   np.testing.assert_array_equal(move.mask(record.mask), record.mask)
 

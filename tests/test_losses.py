@@ -287,30 +287,48 @@ def unit(vectors):
 
 def test_normals_are_compared_by_the_cosine_of_their_angle():
   rng = np.random.default_rng(0)
-  target = unit(rng.normal(size=(2, 4, 4, 3)))
-  assert float(losses.normal_cosine(prediction=target, target=target)) == pytest.approx(0, abs=1e-6)
-  assert float(losses.normal_cosine(prediction=-target, target=target)) == pytest.approx(2)
+  target, weight = unit(rng.normal(size=(2, 4, 4, 3))), np.float32(rng.random((2, 4, 4, 1)))
+
+  def cosine(prediction, weight):
+    return float(losses.normal_cosine(prediction=prediction, target=target, weight=weight))
+
+  assert cosine(target, weight) == pytest.approx(0, abs=1e-6)
+  assert cosine(-target, weight) == pytest.approx(2)
   across = unit(np.cross(target, rng.normal(size=target.shape)))
   turned = np.float32(np.cos(0.3)) * target + np.float32(np.sin(0.3)) * across
-  assert float(losses.normal_cosine(prediction=turned, target=target)) == pytest.approx(1 - np.cos(0.3), abs=1e-6)
+  assert cosine(turned, weight) == pytest.approx(1 - np.cos(0.3), abs=1e-6)
+  # Half of the weight of one of two faces lies where it is wrong: a quarter of 2.
+  weight = np.zeros((2, 4, 4, 1), np.float32)
+  weight[0, 0, :2], weight[1, 3, 3] = 0.3, 1
+  prediction = target.copy()
+  prediction[0, 0, 0] *= -1
+  assert cosine(prediction, weight) == pytest.approx(0.5)
   with pytest.raises(ValueError, match="normals must be"):
-    losses.normal_cosine(prediction=target[..., :2], target=target[..., :2])
+    losses.normal_cosine(prediction=target[..., :2], target=target[..., :2], weight=weight)
 
 
-def test_depths_are_compared_on_the_face_wherever_it_lies():
+def test_depths_are_compared_wherever_the_face_lies():
   rng = np.random.default_rng(0)
   target, mask = np.float32(rng.random((2, 6, 5, 1))), np.float32(rng.random((2, 6, 5, 1)) > 0.5)
-  assert float(losses.depth_l1(prediction=target + 3, target=target, mask=mask)) == pytest.approx(0, abs=1e-6)
+
+  def off(prediction, mask, weight):
+    return float(losses.depth_l1(prediction=prediction, target=target, mask=mask, weight=weight))
+
+  assert off(target + 3, mask, mask) == pytest.approx(0, abs=1e-6)
   prediction = np.float32(rng.random((2, 6, 5, 1)))
   expected = []
   for one, other, face in zip(prediction, target, mask > 0, strict=True):
     expected.append(np.abs((one - one[face].mean()) - (other - other[face].mean()))[face].mean())
-  assert float(losses.depth_l1(prediction=prediction, target=target, mask=mask)) == pytest.approx(np.mean(expected))
-  elsewhere = prediction + 9 * (1 - mask)
-  assert float(losses.depth_l1(prediction=elsewhere, target=target, mask=mask)) == pytest.approx(np.mean(expected))
-  assert float(losses.depth_l1(prediction=prediction, target=target, mask=0 * mask)) == 0
+  assert off(prediction, mask, mask) == pytest.approx(np.mean(expected))
+  # Beside the face it counts by its weight, from the face's mean.
+  elsewhere = target + 9 * (1 - mask)
+  assert off(elsewhere, mask, mask) == pytest.approx(0, abs=1e-6)
+  weight = np.maximum(mask, np.float32(0.25))
+  beside = [9 * 0.25 * (1 - face).sum() / (face + 0.25 * (1 - face)).sum() for face in mask]
+  assert off(elsewhere, mask, weight) == pytest.approx(np.mean(beside), rel=1e-5)
+  assert off(prediction, 0 * mask, 0 * mask) == 0
   with pytest.raises(ValueError, match="depths must be"):
-    losses.depth_l1(prediction=target[0], target=target[0], mask=mask[0])
+    losses.depth_l1(prediction=target[0], target=target[0], mask=mask[0], weight=mask[0])
 
 
 def test_framings_are_compared_number_by_number():

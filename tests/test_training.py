@@ -85,7 +85,7 @@ def some_faces(seed=0, count=FACES, size=SIZE):
   mask = np.ones((count, size, size, 1), np.float32)
   mask[:, size // 2 :, : size // 4] = 0
   framing = np.tile(np.float32([1, 0, 0]), (count, 1))
-  return Faces(smooth(rng, count, size), normal, 0.1 * smooth(rng, count, size), mask, framing, light)
+  return Faces(smooth(rng, count, size), normal, 0.1 * smooth(rng, count, size), mask, framing, light, mask)
 
 
 def part_of(views, faces):

@@ -107,7 +107,7 @@ def test_true_is_no_number_and_1_is_not_true():
     ("data.workers", [-1]),
     ("data.crop", [-0.1, 1.0]),
     ("data.scale", [1.5]),
-    ("data.tone", [-0.1]),
+    ("data.darken", [-0.1]),
     ("data.cut", [-0.1, 0.5]),
     ("data.procedural_faces", [0]),
     ("discriminator.levels", [0]),

@@ -49,6 +49,7 @@ def random_faces(count, seed=0, size=SIDE):
     mask=np.float32(rng.random((count, size, size, 1)) < 0.7),
     framing=np.float32(rng.normal(size=(count, 3))),
     source_light=np.float32(rng.normal(size=(count, 9)) * 0.2 + np.eye(9)[0]),
+    shape_weight=np.float32(rng.random((count, size, size, 1))),
   )
 
 
@@ -173,6 +174,7 @@ def test_a_procedural_record_agrees():
     record.mask[None, ..., None].astype(np.float32),
     UNMOVED,
     record.source_light[None],
+    record.mask[None, ..., None].astype(np.float32),
   )
   soft = jax.vmap(jax.vmap(lambda numbers: light.with_lamps(light.soft_light(numbers), 1)))
   relit, told = jax.device_get(relit_under(faces, soft(record.target_lights[:, None]), np.zeros((2, 1), np.float32)))
