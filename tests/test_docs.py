@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from dpr_jax import command_line, relighter
+from dpr_jax.assets import ASSETS
+from dpr_jax.pictures import write_films
 from dpr_jax.records import split_of
 from dpr_jax.training_config import default_config
 
@@ -209,7 +212,7 @@ def test_other_commands_are_known_ones(line, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
+def desk(tmp_path_factory, group_photo):
   """A folder with the files that the pages name; what a page itself writes is written as it says."""
   from skimage import data
 
@@ -217,6 +220,8 @@ def desk(tmp_path_factory):
   portrait = np.ascontiguousarray(data.astronaut()[:300, 70:370, ::-1])
   assert cv2.imwrite(str(folder / "portrait.jpg"), portrait)
   assert cv2.imwrite(str(folder / "other_portrait.jpg"), np.ascontiguousarray(portrait[:, ::-1]))
+  assert cv2.imwrite(str(folder / "group.jpg"), cv2.imread(str(group_photo)))
+  write_films(folder / "in.mp4", folder / "in.gif", [np.ascontiguousarray(portrait[..., ::-1])] * 3, 10)
   panorama = np.full((16, 32, 3), 0.2, np.float32)
   panorama[4:8, 2:5] = 20
   assert cv2.imwrite(str(folder / "studio.hdr"), panorama)
@@ -306,13 +311,20 @@ def test_relight_commands(line, desk, shared, monkeypatch):
   """At a quarter of the pixels."""
   monkeypatch.chdir(desk)
   if "official" in line:
-    shared("reference/dpr/trained_model_03.t7")
-  if flag(line, "rotate"):
+    shared(f"reference/dpr/{ASSETS[flag(line, 'weights')].filename}")
+  if flag(line, "video"):
+    start(line, "--size=256")
+    with av.open(flag(line, "out")) as film:
+      assert len(list(film.decode(video=0))) == 3
+  elif flag(line, "rotate"):
     start(line, "--size=256", "--rotate=3")  # a shorter film
     assert Path(flag(line, "out")).with_suffix(".gif").stat().st_size > 0
   else:
-    start(line, "--size=256")
-    source, relit = cv2.imread("portrait.jpg"), cv2.imread(flag(line, "out"))
+    start(line, *(["--size=256"] if "official-1024" not in line else []))
+    if Path(flag(line, "image")).is_dir():
+      assert sorted(path.name for path in Path(flag(line, "out")).iterdir()) == ["astronaut.png", "gray.png"]
+      return
+    source, relit = cv2.imread(flag(line, "image")), cv2.imread(flag(line, "out"))
     if "--grid" in line:
       assert relit.shape[1] > 3 * source.shape[1]
     else:
