@@ -57,8 +57,7 @@ def light_l2(*, prediction: Array, target: Array) -> jax.Array:
   light that the image is relit to has no place in it.
 
   Args:
-    prediction: the source light that the network estimates, `[B, 9]` SH coefficients (27 for colour), or as many other
-      numbers as describe a light.
+    prediction: the source light that the network estimates, `[B, 9]` SH coefficients (27 for colour).
     target: the light that the source was taken in, of the same shape.
 
   Returns:
@@ -71,6 +70,28 @@ def light_l2(*, prediction: Array, target: Array) -> jax.Array:
   if prediction.ndim != 2:
     raise ValueError(f"lights must be [B, N], not {list(prediction.shape)}")
   return jnp.mean(jnp.sum(jnp.square(prediction - target), axis=1))
+
+
+def light_cauchy(*, prediction: Array, target: Array) -> jax.Array:
+  """The mean of log(1 + d^2), d the distance of two lights: `light_l2` where they are close, and one that is far off,
+  of which a face under light from behind says little, does not drown the others (Cauchy's loss; Barron 2019).
+
+  Ours: the paper's lights are soft, and its network is told their brightness.
+
+  Args:
+    prediction: `[B, N]`.
+    target: likewise.
+
+  Returns:
+    Scalar.
+
+  Raises:
+    ValueError: other or different shapes, or a type that is not floating.
+  """
+  prediction, target = _float32("light", prediction, target)
+  if prediction.ndim != 2:
+    raise ValueError(f"lights must be [B, N], not {list(prediction.shape)}")
+  return jnp.mean(jnp.log1p(jnp.sum(jnp.square(prediction - target), axis=1)))
 
 
 def lsgan_discriminator(*, real: Array, fake: Array) -> jax.Array:

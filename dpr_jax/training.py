@@ -423,7 +423,9 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     estimated, true = relit.source_light, pairs.source_light
     if isinstance(true, Light):
       estimated, true = (light_numbers(each, true) for each in (estimated, true))
-    terms["light"] = losses.light_l2(prediction=estimated, target=true)
+      terms["light"] = losses.light_cauchy(prediction=estimated, target=true)
+    else:
+      terms["light"] = losses.light_l2(prediction=estimated, target=true)
   if stage.adversarial:
     scores = _discriminator_of(config).apply({"params": discriminator_params}, relit.luminance)
     terms["adversarial"] = losses.lsgan_generator(fake=scores)

@@ -149,6 +149,21 @@ def test_light_is_the_squared_distance_of_the_lights():
   np.testing.assert_allclose(gradient, 2 * (prediction - target) / 3, rtol=1e-5)
 
 
+def test_a_light_far_off_does_not_drown_the_others():
+  prediction, target = pictures(shape=(3, 13))
+  squares = np.square(prediction - target).sum(axis=1)
+  found = losses.light_cauchy(prediction=prediction, target=target)
+  np.testing.assert_allclose(found, np.log1p(squares).mean(), rtol=1e-6)
+  near = target + np.float32(1e-2) * (prediction - target)
+  np.testing.assert_allclose(losses.light_cauchy(prediction=near, target=target), 1e-4 * squares.mean(), rtol=1e-2)
+  far = target.copy()
+  far[0] += 1e4
+  gradient = jax.grad(lambda p: losses.light_cauchy(prediction=p, target=target))(jnp.asarray(far))
+  assert np.abs(gradient).max() < 1e-4
+  with pytest.raises(ValueError, match="lights must be"):
+    losses.light_cauchy(prediction=target[0], target=target[0])
+
+
 def test_feature_matching_is_the_mean_square_over_all_features():
   first, second = pictures(shape=(2, 3, 4, 5))
   pairs = list(zip(first.ravel(), second.ravel(), strict=True))
