@@ -16,8 +16,8 @@ from absl import logging
 from flax import traverse_util
 
 from dpr_jax import assets, pytorch_weights
+from dpr_jax.encoding import NUM_LEVELS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import NUM_LEVELS
 from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output
 from dpr_jax.skip_training import skips_on

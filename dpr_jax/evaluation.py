@@ -26,8 +26,8 @@ from tqdm import tqdm
 from dpr_jax import metrics, pictures, records
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import photo_luminance
+from dpr_jax.encoding import ALL_SKIPS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS
 from dpr_jax.input_pipeline import Augmentation, RecordSource
 from dpr_jax.light import nine_numbers
 from dpr_jax.networks import Network, network_for

@@ -15,8 +15,8 @@ import numpy as np
 
 from dpr_jax import color, exposure, sh, traced
 from dpr_jax.compositing import multiply_light
+from dpr_jax.encoding import Encoding
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
-from dpr_jax.hourglass import Encoding
 from dpr_jax.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native

@@ -16,7 +16,8 @@ from flax import linen as nn
 
 from dpr_jax import color, exposure, light, sh, shadows
 from dpr_jax.convolution import max_pool
-from dpr_jax.hourglass import NUM_LEVELS, ResidualBlock, Stem, conv_layer
+from dpr_jax.encoding import NUM_LEVELS
+from dpr_jax.hourglass import ResidualBlock, Stem, conv_layer
 from dpr_jax.light import Light
 from dpr_jax.light_fit import LOBE_HARMONICS, LOBES, fit_light, fit_lobes
 from dpr_jax.shading import face_shading

@@ -17,7 +17,7 @@ import numpy as np
 
 from dpr_jax import color, light
 from dpr_jax.compositing import multiply_light
-from dpr_jax.hourglass import Encoding
+from dpr_jax.encoding import Encoding
 from dpr_jax.light import Light
 from dpr_jax.networks import network_for
 from dpr_jax.ratio_network import RatioEncoding, RatioHourglassNet

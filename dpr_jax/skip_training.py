@@ -14,8 +14,8 @@ import itertools
 import operator
 from collections.abc import Sequence
 
+from dpr_jax.encoding import NUM_LEVELS, skip_count_mask
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import NUM_LEVELS, skip_count_mask
 
 
 def check_skip_steps(skip_steps: Sequence[int]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 from jax import export
 
+from dpr_jax.encoding import Encoding
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import Encoding
 from dpr_jax.light import Light
 from dpr_jax.output_files import atomic_output
 from dpr_jax.ratio_network import RatioEncoding, Shape

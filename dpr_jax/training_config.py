@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from dpr_jax.discriminator import minimum_size
+from dpr_jax.encoding import NUM_LEVELS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import NUM_LEVELS, HourglassNet, HourglassNet1024
+from dpr_jax.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.ratio_network import RatioHourglassNet
 from dpr_jax.skip_training import check_skip_steps, steps_of_epochs
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from dpr_jax.encoding import ALL_SKIPS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, HourglassNet1024
+from dpr_jax.hourglass import HourglassNet1024
 from dpr_jax.training import create_train_state, data_mesh, make_train_step, network_of, shard_batch, stage_at
 from dpr_jax.training_config import check_config, in_steps
 from dpr_jax.views import Faces, Views

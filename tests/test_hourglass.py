@@ -10,7 +10,8 @@ import pytest
 from flax import traverse_util
 
 from dpr_jax.checkpoints import load_params
-from dpr_jax.hourglass import ALL_SKIPS, HourglassNet, HourglassNet1024, skip_count_mask
+from dpr_jax.encoding import ALL_SKIPS, skip_count_mask
+from dpr_jax.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.networks import network_for
 from dpr_jax.ratio_network import RatioHourglassNet
 

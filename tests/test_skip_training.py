@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dpr_jax import skip_training
+from dpr_jax.encoding import ALL_SKIPS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, HourglassNet
+from dpr_jax.hourglass import HourglassNet
 
 STEPS = (10, 20, 35, 50)
 

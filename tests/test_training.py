@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from dpr_jax import training
 from dpr_jax.discriminator import PatchDiscriminator
+from dpr_jax.encoding import ALL_SKIPS
 from dpr_jax.errors import BadInput
-from dpr_jax.hourglass import ALL_SKIPS, HourglassNet, HourglassNet1024
+from dpr_jax.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.light import Light, as_told
 from dpr_jax.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.training import Stage, create_train_state, data_mesh, make_train_step, shard_batch, stage_at
