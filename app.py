@@ -44,10 +44,10 @@ def main() -> None:
     raise BadInput('the web app needs Gradio: pip install "dpr_jax[app]"')
   if not _WEIGHTS.value:
     raise BadInput("--weights names none")
-  command_line.enable_compilation_cache()
-  from dpr_jax import web_app  # seconds, which --help doesn't cost
+  from dpr_jax import traced, web_app  # seconds, which --help doesn't cost
   from dpr_jax.relight_service import RelightService
 
+  traced.enable_compilation_cache()
   stop = threading.Event()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stop.set())

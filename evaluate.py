@@ -37,9 +37,9 @@ def main() -> None:
   weights = [name for text in _WEIGHTS.value for name in text.split(",") if name]
   if not weights or not _DATA.value:
     raise BadInput("--weights and --data are needed; --help lists all flags")
-  from dpr_jax import evaluation  # seconds, which neither the above nor --help costs
+  from dpr_jax import evaluation, traced  # seconds, which neither the above nor --help costs
 
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   table = evaluation.evaluate(
     weights,
     _DATA.value,

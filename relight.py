@@ -77,9 +77,9 @@ def main() -> None:
     raise BadInput("--image (or --video) and --out are needed, or --demo; --help lists all flags")
   if _VIDEO.value and (_IMAGE.value or _GRID.value):
     raise BadInput("--video: leave out --image and --grid; one film at a time, under one light")
-  from dpr_jax import relight_command  # seconds, which neither the above nor --help costs
+  from dpr_jax import relight_command, traced  # seconds, which neither the above nor --help costs
 
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   options = relight_command.Options(
     lights=_LIGHT.value,
     weights=_WEIGHTS.value,

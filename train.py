@@ -31,8 +31,9 @@ def main() -> None:
   if not config or not _WORKDIR.value:
     raise BadInput("--config and --workdir are needed; --help lists all flags")
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until there is something to save
-  command_line.enable_compilation_cache()
-  from dpr_jax import cpu, training_run  # seconds, which --help doesn't cost
+  from dpr_jax import cpu, traced, training_run  # seconds, which --help doesn't cost
+
+  traced.enable_compilation_cache()
 
   if _DRY_RUN.value:
     print(training_run.describe(config, _WORKDIR.value))

@@ -36,7 +36,7 @@ from data_gen.heads import portraits, true_light
 from data_gen.heads.people import PeopleModel, load_people_model
 from data_gen.portraits import generator
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import color, command_line, exposure, metrics, sh
+from dpr_jax import color, exposure, metrics, sh, traced
 from dpr_jax import light as light_module
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
@@ -388,7 +388,7 @@ def main() -> None:
   parser.add_argument("--sheet_heads", type=int, default=8, help="rows of the sheet")
   parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py; of the mesh's normals")
   arguments = parser.parse_args()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   opened = []
 
   def model():

@@ -36,7 +36,7 @@ from skimage import data
 
 from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder.teacher import split_portraits
-from dpr_jax import color, command_line
+from dpr_jax import color, traced
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
 from dpr_jax.light import Light
@@ -293,7 +293,7 @@ def main() -> None:
   parser.add_argument("--full", type=Path, help="a folder for single pictures")
   parser.add_argument("--scores", type=Path, help="a JSON file for every single figure")
   arguments = parser.parse_args()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   networks = {name: load_params(name) for name in arguments.weights.split(",")}
   maps = [arguments.environment_folder / f"{name}.hdr" for name in arguments.environments.split(",") if name]
   lights = named_lights([name for name in arguments.lights.split(",") if name], maps)

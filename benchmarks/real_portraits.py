@@ -18,8 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dpr_jax import command_line, sh
 from dpr_jax import light as light_module
+from dpr_jax import sh, traced
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
 from dpr_jax.lights import parse_light
@@ -94,7 +94,7 @@ def main() -> None:
   parser.add_argument("--sheets", type=Path, help="a folder for large pictures")
   parser.add_argument("--no-figures", action="store_true", help="pictures only")
   arguments = parser.parse_args()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   networks = {name: load_params(name) for name in arguments.weights.split(",")}
   groups = {"photos": list(photos(arguments.photos.split(","))), "held-out portraits": held_out(arguments.held_out)}
   if not arguments.no_figures:

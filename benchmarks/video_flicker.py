@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from dpr_jax import command_line, video
+from dpr_jax import traced, video
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
 from dpr_jax.lights import parse_light
@@ -126,7 +126,7 @@ def main() -> None:
   parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--frames", type=int, default=40)
   arguments = parser.parse_args()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   params = load_params(arguments.weights)
   size = arguments.size or network_for(params).native_size
   print(f"{arguments.weights} at {size}, {arguments.frames} frames, {platform.machine()}, {os.cpu_count()} cores\n")

@@ -41,7 +41,7 @@ import numpy as np
 
 from data_gen import face_mesh, light_estimation, normals, relief
 from data_gen.synthesis import skin_mask
-from dpr_jax import color, command_line, exposure, metrics, ratio, sh
+from dpr_jax import color, exposure, metrics, ratio, sh, traced
 from dpr_jax import light as light_module
 from dpr_jax.checkpoints import load_params
 from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
@@ -407,7 +407,7 @@ def main() -> None:
   parser.add_argument("--no-baselines", action="store_true", help="networks only")
   parser.add_argument("--out", type=Path, help="a JSON file for every single score")
   arguments = parser.parse_args()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   folders = sorted(folder for folder in arguments.data.iterdir() if folder.is_dir())[: arguments.subjects]
   subjects = {folder.name: read_subject(folder, as_stored=arguments.as_stored) for folder in folders}
   results = {}

@@ -45,7 +45,7 @@ from data_gen.synthesis import (
   with_face_finder,
 )
 from data_gen.target_lights import LightSource
-from dpr_jax import command_line, records
+from dpr_jax import records, traced
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import MissingSystemLibrary, import_native
 
@@ -543,7 +543,7 @@ _worker: Worker | BadInput | MissingSystemLibrary  # of this process
 def _start_worker(settings: Settings, lights: LightSource, shown: frozenset[str], parent: int) -> None:
   global _worker
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   try:
     _worker = Worker(settings, lights, shown)
   except (BadInput, MissingSystemLibrary) as error:  # raised here, the pool would only say that it is broken

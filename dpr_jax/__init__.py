@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
   "BadInput": "errors",
+  "Light": "light",
   "Relighter": "relighter",
   "estimate_light": "relighting",
   "load_params": "checkpoints",

@@ -15,17 +15,17 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
+import dpr_jax
 from dpr_jax import assets, pytorch_weights
 from dpr_jax.encoding import NUM_LEVELS
 from dpr_jax.errors import BadInput
 from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output
-from dpr_jax.skip_training import skips_on
 
 DEFAULT = "default"
 OFFICIAL = ("official-512", "official-1024")
 
-_PACKAGED = Path(__file__).with_name("weights") / "default.npz"
+_PACKAGED = Path(dpr_jax.__file__).with_name("weights") / "default.npz"
 
 _ARCHIVE = ".npz"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
@@ -175,7 +175,7 @@ def _warn_of_missing_skips(checkpoint: Path) -> None:
   """Says so where skip training had not come to its end: users of the weights have all connections on."""
   try:
     skip_steps = json.loads((checkpoint / "config" / "metadata").read_text(encoding="utf-8"))["skip_steps"]
-    on = skips_on(max(0, int(checkpoint.name) - 1), skip_steps)
+    on = sum(max(0, int(checkpoint.name) - 1) >= first for first in skip_steps)  # see `skip_training.skips_on`
   except (OSError, ValueError, KeyError, TypeError):  # not told: weights alone are enough
     return
   if on < NUM_LEVELS:

@@ -1,6 +1,5 @@
 """What the entry scripts share: flags with dashes or underscores, one line for every error, exit codes."""
 
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -80,18 +79,3 @@ def config_problem(error: Exception, words: Sequence[str] | None = None) -> str:
   if isinstance(error, (flags.Error, OSError)):  # with a traceback, or a list of all the places, in the message
     return f"{given}: {str(error).strip().splitlines()[-1].strip().removeprefix('dpr_jax.errors.BadInput: ')}"
   return f"{given}: {type(error).__name__}: {text}"
-
-
-def enable_compilation_cache() -> None:
-  """Keeps what JAX traces and XLA compiles, so that a second run starts fast."""
-  import jax
-
-  from dpr_jax import traced
-  from dpr_jax.assets import cache_folder
-
-  traced.keep_in(cache_folder() / "traced")
-
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dpr_jax
 from dpr_jax.checkpoints import check_finite, check_structure, read_archive
 from dpr_jax.cpu import compiler_options
 from dpr_jax.errors import BadInput
@@ -27,7 +28,7 @@ from dpr_jax.photo import to_8_bits
 
 cv2 = import_native("cv2")
 
-WEIGHTS = Path(__file__).with_name("weights") / "face_finder.npz"
+WEIGHTS = Path(dpr_jax.__file__).with_name("weights") / "face_finder.npz"
 
 # The detector sees the photo at these longer sides: the smallest that leaves a face of 40 pixels its 14 pixels or more.
 _SIDES = (160, 320, 480, 640, 960, 1280, 1920, 2560)

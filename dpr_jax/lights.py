@@ -205,7 +205,7 @@ def environment_light(
 def _from_portrait(path: str, params, face_finder: str | None) -> Light:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
-  from dpr_jax import portrait  # Flax takes half a second to import, which other kinds of light do without
+  from dpr_jax import portrait  # with Flax: half a second that other kinds of light do without
 
   pixels = read_photo(path).pixels
   faces = find_faces(pixels, face_finder)

@@ -7,12 +7,15 @@ longer than the network.
 import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from jax import export
 
+import dpr_jax
+from dpr_jax.assets import cache_folder
 from dpr_jax.encoding import Encoding
 from dpr_jax.errors import BadInput
 from dpr_jax.light import Light
@@ -23,6 +26,15 @@ for _part in (Encoding, Light, RatioEncoding, Shape):
   export.register_namedtuple_serialization(_part, serialized_name=f"dpr_jax.{_part.__name__}")
 
 _folder: Path | None = None
+
+
+def enable_compilation_cache() -> None:
+  """Keeps what JAX traces and XLA compiles, so that a second run starts fast."""
+  keep_in(cache_folder() / "traced")
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def keep_in(folder: Path) -> None:
@@ -76,6 +88,6 @@ def _jitted(exported: export.Exported, name: str) -> Callable:
 def _sources() -> str:
   """Of this package's code: another one may trace to something else."""
   digest = hashlib.sha256()
-  for path in sorted(Path(__file__).parent.glob("**/*.py")):
+  for path in sorted(Path(dpr_jax.__file__).parent.glob("**/*.py")):
     digest.update(path.read_bytes())
   return digest.hexdigest()

@@ -22,7 +22,7 @@ from absl import flags
 from conftest import ROOT
 from ml_collections import ConfigDict
 
-from dpr_jax import command_line, relighter
+from dpr_jax import command_line, relighter, traced
 from dpr_jax.assets import ASSETS
 from dpr_jax.pictures import write_films
 from dpr_jax.records import split_of
@@ -265,7 +265,7 @@ def start(line: str, *more: str) -> None:
   before, handler = set(flags.FLAGS), signal.getsignal(signal.SIGTERM)
   # Other tests in this process are to compile as they would without this one.
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(command_line, "enable_compilation_cache", lambda: None)
+    patch.setattr(traced, "enable_compilation_cache", lambda: None)
     try:
       names = runpy.run_path(str(ROOT / script), run_name="started")
       patch.setattr(sys, "argv", [script, *map(from_here, words), *more])

@@ -250,6 +250,7 @@ def test_imports_are_as_light_as_what_is_used(start):
 def test_the_public_names():
   assert set(dpr_jax.__all__) == {
     "BadInput",
+    "Light",
     "Relighter",
     "estimate_light",
     "load_params",

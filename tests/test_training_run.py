@@ -78,12 +78,12 @@ def tiny(dataset: Path, **fields):
 # Runs the config that it is given, with a kill where it is told. Its compiled programs are shared by all of them.
 _PROGRAM = """
 import json, os, signal
-from dpr_jax import command_line, training_log, training_run
+from dpr_jax import command_line, traced, training_log, training_run
 from dpr_jax.training_config import default_config
 fields, workdir, kill_at = json.loads(os.environ["PROGRAM"])
 config = default_config()
 config.update_from_flattened_dict(fields)
-command_line.enable_compilation_cache()
+traced.enable_compilation_cache()
 advance = training_log.TrainingLog.advance
 def advance_or_die(log):
   advance(log)
@@ -234,7 +234,7 @@ def at_step(monkeypatch, step: int, action):
 @pytest.fixture
 def in_process(monkeypatch, whole):
   """Runs of this process use what the others have compiled."""
-  from dpr_jax import command_line
+  from dpr_jax import traced
 
   names = (
     "jax_compilation_cache_dir",
@@ -242,7 +242,7 @@ def in_process(monkeypatch, whole):
     "jax_persistent_cache_min_entry_size_bytes",
   )
   before = {name: getattr(jax.config, name) for name in names}
-  command_line.enable_compilation_cache()
+  traced.enable_compilation_cache()
   yield
   for name, value in before.items():
     jax.config.update(name, value)
