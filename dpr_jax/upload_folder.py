@@ -21,6 +21,8 @@ _PREFIX = "dpr_jax_app_"
 _LOCK_SUFFIX = ".lock"
 _SAFE_SECONDS = 60  # of files that may be in use just now
 _TIDY_SECONDS = 5  # between two looks at the whole folder, where nobody needs room
+_FINISH_SECONDS = 60  # for those who are at work here when the server ends
+_REMOVE_SECONDS = 5
 
 
 class UploadFolder:
@@ -34,6 +36,7 @@ class UploadFolder:
   def __init__(self, path: Path, max_bytes: int):
     self.closing = False
     self.path = path.resolve()
+    self._users, self._changed = 0, threading.Condition()
     self._max_bytes, self._reserved = max_bytes, 0
     self._kept: frozenset[Path] = frozenset()
     self._lock, self._tidied = threading.Lock(), 0.0
@@ -58,6 +61,30 @@ class UploadFolder:
     path = self.path / secrets.token_hex(16) / name
     path.parent.mkdir()
     return path
+
+  @contextlib.contextmanager
+  def used(self) -> Iterator[None]:
+    """The folder stays while the block runs: whatever reads or writes here does so inside of one.
+
+    Raises:
+      BadInput: the server ends.
+    """
+    with self._changed:
+      if self.closing:
+        raise BadInput("this server stops")
+      self._users += 1
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._users -= 1
+        self._changed.notify_all()
+
+  def close(self) -> None:
+    """Nobody begins to use the folder any more, and those who do have come to their end, or are beyond patience."""
+    with self._changed:
+      self.closing = True
+      self._changed.wait_for(lambda: not self._users, _FINISH_SECONDS)
 
   def keep_all(self) -> None:
     """What lies here now stays until the end."""
@@ -130,12 +157,12 @@ def opened(max_bytes: int) -> Iterator[UploadFolder]:
   with lock:
     path = Path(lock.lock_file).with_suffix("")
     path.mkdir(mode=0o700)
+    folder = UploadFolder(path, max_bytes)
     try:
-      yield UploadFolder(path, max_bytes)
+      yield folder
     finally:
-      shutil.rmtree(path, ignore_errors=True)
-      with contextlib.suppress(OSError):
-        Path(lock.lock_file).unlink()
+      folder.close()
+      _remove(path, Path(lock.lock_file))
 
 
 def _sweep(parent: Path) -> None:
@@ -145,10 +172,22 @@ def _sweep(parent: Path) -> None:
       if not stat.S_ISREG(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
         continue
       with filelock.FileLock(note, timeout=0):
-        folder = note.with_suffix("")
-        if not folder.is_symlink():
-          shutil.rmtree(folder, ignore_errors=True)
-        note.unlink()
+        _remove(note.with_suffix(""), note)
+
+
+def _remove(folder: Path, note: Path) -> None:
+  """Removes a folder, and then the file whose lock says whose it is: by what is left, the next server knows what to do.
+
+  Somebody may still be writing there, and makes a removal fail that has passed the place.
+  """
+  until = time.monotonic() + _REMOVE_SECONDS
+  while os.path.lexists(folder) and not folder.is_symlink():
+    shutil.rmtree(folder, ignore_errors=True)
+    if time.monotonic() > until:
+      return
+    time.sleep(0.01)
+  with contextlib.suppress(OSError):
+    note.unlink()
 
 
 def _shown(path: object) -> str:

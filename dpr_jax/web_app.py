@@ -91,7 +91,8 @@ def _tell(handler: Callable, folder: UploadFolder) -> Callable:
   @functools.wraps(handler)
   def telling(*arguments, **options):
     try:
-      return handler(*arguments, **options)
+      with folder.used():  # here as well as around the request: a cancelled one leaves its thread at work
+        return handler(*arguments, **options)
     except BadInput as error:
       message = str(error)
       for path in (each for each in arguments if isinstance(each, Path)):

@@ -25,7 +25,7 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
       together.
   """
   queue = page._queue
-  push, preprocess = queue.push, page.preprocess_data
+  push, process, preprocess = queue.push, page.process_api, page.preprocess_data
 
   async def checked_push(body, request, username):
     function = page.fns.get(body.fn_index) if isinstance(body.fn_index, int) else None
@@ -39,6 +39,13 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
     if now >= waiting[queue_name]:
       return False, f"Queue is full: {now} requests of this kind wait already.", "queue_full"
     return await push(body, request, username)
+
+  async def checked_process(*arguments, **options):
+    try:
+      with folder.used():  # as Gradio itself moves files there, before and after the function
+        return await process(*arguments, **options)
+    except BadInput as error:
+      raise told(str(error)) from None
 
   async def checked_preprocess(function, inputs, *rest, **options):
     try:
@@ -55,7 +62,7 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
         log_error("a request", error)
       raise told("this request cannot be answered") from None
 
-  queue.push, page.preprocess_data = checked_push, checked_preprocess
+  queue.push, page.process_api, page.preprocess_data = checked_push, checked_process, checked_preprocess
 
 
 def told(line: str) -> gr.Error:

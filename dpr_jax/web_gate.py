@@ -131,7 +131,7 @@ class Gate:
     if method in ("GET", "HEAD", "OPTIONS") and _READ.fullmatch(path):
       await self._app(scope, receive, send)
     elif method == "POST" and _ASK.fullmatch(path):
-      body = await _body(headers, receive, _MOST_JSON_BYTES)
+      body = await _body(headers, receive, _MOST_JSON_BYTES, self._folder)
       _check_json(body)
       await self._app(scope, _replayed(body, receive), send)
     elif method == "POST" and _UPLOAD.fullmatch(path):
@@ -142,11 +142,11 @@ class Gate:
   async def _pass_upload_on(self, scope: dict, headers: Headers, receive: Callable, send: Callable) -> None:
     limit = _announced(headers, self._most_upload_bytes)
     try:
-      with contextlib.ExitStack() as room:
+      with self._folder.used(), contextlib.ExitStack() as room:
         await asyncio.to_thread(room.enter_context, self._folder.reserved(limit))
-        await self._app(scope, _bounded(receive, limit), send)
+        await self._app(scope, _bounded(receive, limit, self._folder), send)
     except BadInput as error:
-      raise _Refused(429, str(error)) from None
+      raise _Refused(503 if self._folder.closing else 429, str(error)) from None
 
   def _check_host(self, headers: Headers) -> None:
     """Pages of other sites reach this server through the browser of somebody who can: by a name of their own that
@@ -211,8 +211,8 @@ def _announced(headers: Headers, limit: int) -> int:
   return int(text)
 
 
-def _bounded(receive: Callable, limit: int) -> Callable:
-  """`receive`, which refuses more than `limit` bytes, or to wait for ever."""
+def _bounded(receive: Callable, limit: int, folder: UploadFolder) -> Callable:
+  """`receive`, which refuses more than `limit` bytes, to wait for ever, or until after the end of the server."""
   loop = asyncio.get_running_loop()
   until, taken, whole = loop.time() + _BODY_SECONDS, 0, False
 
@@ -220,10 +220,14 @@ def _bounded(receive: Callable, limit: int) -> Callable:
     nonlocal taken, whole
     if whole:
       return await receive()  # whether the client has gone, for which an answer may wait long
-    try:
-      message = await asyncio.wait_for(receive(), max(until - loop.time(), 0.001))
-    except TimeoutError:
-      raise _Refused(408, f"the request did not arrive within {_BODY_SECONDS} seconds") from None
+    while True:
+      with contextlib.suppress(TimeoutError):
+        message = await asyncio.wait_for(receive(), min(1, max(until - loop.time(), 0.001)))
+        break
+      if folder.closing:
+        raise _Refused(503, "this server stops")
+      if loop.time() > until:
+        raise _Refused(408, f"the request did not arrive within {_BODY_SECONDS} seconds")
     taken += len(message.get("body", b""))
     if taken > limit:
       raise _Refused(413, f"the request is too large: at most {limit} bytes are taken")
@@ -233,9 +237,9 @@ def _bounded(receive: Callable, limit: int) -> Callable:
   return bounded
 
 
-async def _body(headers: Headers, receive: Callable, limit: int) -> bytes:
+async def _body(headers: Headers, receive: Callable, limit: int, folder: UploadFolder) -> bytes:
   _announced(headers, limit)
-  receive, parts = _bounded(receive, limit), []
+  receive, parts = _bounded(receive, limit, folder), []
   while True:
     message = await receive()
     if message["type"] != "http.request":

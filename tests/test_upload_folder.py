@@ -1,9 +1,11 @@
 """The server's folder: what counts as uploaded, what has to make room, and what killed servers leave."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -108,6 +110,55 @@ def test_a_folder_is_private_and_gone_afterwards(tmp_path, monkeypatch):
       assert (folder.path / "a" / "photo.png").exists()
       assert other.path != folder.path
   assert not list(tmp_path.iterdir())
+
+
+def test_whoever_is_at_work_in_a_folder_comes_to_an_end_before_it_goes(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  begun, written = threading.Event(), []
+
+  def work(folder):
+    with folder.used():
+      begun.set()
+      time.sleep(0.3)
+      path = folder.path / "late" / "photo.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(b"a photo")
+      written.append(path)
+
+  with upload_folder.opened(1000) as folder:
+    worker = threading.Thread(target=work, args=[folder])
+    worker.start()
+    assert begun.wait(10)
+  assert written
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(BadInput, match="this server stops"), folder.used():
+    pass
+  worker.join()
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_again_and_then_left_to_the_next_server(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(upload_folder, "_REMOVE_SECONDS", 0.1)
+  remove, failures = shutil.rmtree, 3
+
+  def remove_at_last(path, ignore_errors):
+    nonlocal failures
+    failures -= 1
+    if failures < 0:
+      remove(path, ignore_errors=ignore_errors)
+
+  monkeypatch.setattr(shutil, "rmtree", remove_at_last)
+  with upload_folder.opened(1000):
+    pass
+  assert list(tmp_path.iterdir()) == []
+  failures = 10**9
+  with upload_folder.opened(1000) as folder:
+    pass
+  assert sorted(tmp_path.iterdir()) == [folder.path, folder.path.with_suffix(".lock")]
+  failures = 0
+  with upload_folder.opened(1000) as folder:
+    assert sorted(tmp_path.iterdir()) == [folder.path, folder.path.with_suffix(".lock")]
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_of_a_killed_server_is_swept_at_the_next_start(tmp_path, monkeypatch):
