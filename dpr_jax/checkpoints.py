@@ -110,7 +110,7 @@ def read_archive(path: Path):
       if not all(member.filename.endswith(".npy") for member in archive.infolist()):
         raise BadInput(f"{path}: not an archive of weights: it holds other files than arrays")
     if size > min(_LARGEST_ARCHIVE, max(_MOST_UNPACKED * path.stat().st_size, _SMALL_ARCHIVE)):
-      raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have")
+      raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have in a file of {path.stat().st_size}")
     with np.load(path, allow_pickle=False) as archive:
       arrays = {tuple(name.split("/")): archive[name] for name in archive.files}
   except BadInput:
