@@ -69,6 +69,23 @@ ASSETS = {
       terms=None,  # Apache-2.0
     ),
     Asset(
+      name="person-segmenter",
+      filename="selfie_segmentation.tflite",
+      url="https://storage.googleapis.com/mediapipe-assets/selfie_segmentation.tflite?generation=1683332563830600",
+      sha256="9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+      terms=None,  # Apache-2.0
+    ),
+    Asset(
+      name="person-segmenter-multiclass",
+      filename="selfie_multiclass_256x256.tflite",
+      url=(
+        "https://storage.googleapis.com/mediapipe-models/image_segmenter/selfie_multiclass_256x256/float32/1/"
+        "selfie_multiclass_256x256.tflite"
+      ),
+      sha256="c6748b1253a99067ef71f7e26ca71096cd449baefa8f101900ea23016507e0e0",
+      terms=None,  # Apache-2.0
+    ),
+    Asset(
       name="tddfa-weights",
       filename="mb1_120x120.pth",
       url=f"{_TDDFA}/weights/mb1_120x120.pth",
@@ -174,6 +191,15 @@ def asset_path_within(name: str, seconds: float) -> pathlib.Path:
   note.unlink(missing_ok=True)
   print(f"fetched {asset.filename} from {asset.url}", file=sys.stderr)
   return pathlib.Path(path)
+
+
+def asset_at_hand(name: str) -> pathlib.Path | None:
+  """Where an asset whose SHA-256 is known lies already; None if it would have to be fetched.
+
+  Raises:
+    BadInput: a file in `DPR_ASSETS` with other content.
+  """
+  return _given(ASSETS[name]) or _cached(ASSETS[name], cache_folder())
 
 
 def _cached(asset: Asset, cache: pathlib.Path) -> pathlib.Path | None:

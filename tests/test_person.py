@@ -1,0 +1,156 @@
+"""Who is in the photo, and what shape the light sees beyond the face."""
+
+import cv2
+import numpy as np
+import pytest
+from test_hourglass import SMALL_RATIO, random_variables
+from test_portrait import LIGHT_FROM_RIGHT, face_at, levels, stub  # noqa: F401
+
+from dpr_jax import person, person_shape
+from dpr_jax.faces import frame_face
+from dpr_jax.person import find_person
+from dpr_jax.portrait import Portrait
+
+INSIDE, OUTSIDE = np.array([150.0, 90, 60]), np.array([70.0, 110, 200])
+HEIGHT, WIDTH = 300, 260
+
+
+class Painted:
+  """Sees the reddest pixels, roughly: blurred, and a bit too wide, as segmenters do."""
+
+  def people(self, picture):
+    red = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)[..., 0].astype(np.float32)
+    rough = cv2.dilate((red > 110).astype(np.float32), np.ones((7, 7)))
+    return cv2.GaussianBlur(rough, (0, 0), 4)
+
+  def close(self):
+    pass
+
+
+def figure(*middles, height=HEIGHT, width=WIDTH):
+  """Coverage `[h, w]` of heads on shoulders, with a strand of hair half a pixel wide above each."""
+  y, x = np.mgrid[:height, :width].astype(np.float32)
+  alpha = np.zeros((height, width), np.float32)
+  for middle in middles:
+    head = np.hypot((x - middle) / 55, (y - 115) / 70)
+    shoulders = np.hypot((x - middle) / 95, (y - 300) / 100)
+    neck = np.maximum(np.abs(x - middle) - 25, np.abs(y - 190) - 40)
+    edge = np.minimum(np.minimum((head - 1) * 60, (shoulders - 1) * 97), neck)
+    alpha = np.maximum(alpha, np.clip(0.5 - edge / 2, 0, 1))
+    alpha[40:46, int(middle)] = 0.5
+  return alpha
+
+
+def painted(alpha, inside=INSIDE):
+  grain = np.random.default_rng(0).normal(0, 2, (*alpha.shape, 1))
+  mixed = alpha[..., None] * inside + (1 - alpha[..., None]) * OUTSIDE + grain
+  return np.round(np.clip(mixed, 0, 255)).astype(np.uint8)
+
+
+def found(pixels, face, others=()):
+  return find_person(Painted(), pixels, face, frame_face(face, 128), others)
+
+
+def in_photo(matte, values, shape):
+  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+  return cv2.warpAffine(values, matte.matrix, shape[1::-1], flags=flags)
+
+
+def test_edges_and_strands_are_what_they_cover():
+  alpha = figure(130)
+  pixels = painted(alpha)
+  seen = in_photo(*(lambda matte: (matte, matte.alpha))(found(pixels, face_at(130, 110, 38))), pixels.shape)
+  rough = cv2.resize(Painted().people(pixels), (WIDTH, HEIGHT))
+  assert np.abs(seen - alpha).mean() < 0.2 * np.abs(rough - alpha).mean()
+  assert seen[40:46, 130].mean() == pytest.approx(0.5, abs=0.15)
+  assert seen[40:43, 135].max() < 0.1
+
+
+def test_the_share_of_dark_hair_before_a_bright_wall_is_small():
+  """A pixel half covered by what is a tenth as bright gets a tenth of its light from it."""
+  alpha = figure(130)
+  pixels = painted(alpha, np.array([120.0, 10, 10]))
+  matte = found(pixels, face_at(130, 110, 38))
+  half = (matte.alpha > 0.4) & (matte.alpha < 0.6)
+  linear = [((np.array(colour) / 255 + 0.055) / 1.055) ** 2.4 for colour in ([120, 10, 10], OUTSIDE)]
+  own, other = (channels @ [0.2126, 0.7152, 0.0722] for channels in linear)
+  assert np.median(matte.share[half]) == pytest.approx(own / (own + other), abs=0.07)
+  np.testing.assert_array_equal(matte.share[matte.alpha == 1], 1)
+  np.testing.assert_array_equal(matte.share[matte.alpha == 0], 0)
+
+
+def test_each_face_has_a_person_of_its_own():
+  pixels = painted(figure(110, 300, width=420))
+  faces = [face_at(110, 110, 38), face_at(300, 110, 38)]
+  left, right = (in_photo(m, m.alpha, pixels.shape) for m in (found(pixels, f, [o]) for f, o in (faces, faces[::-1])))
+  assert left[115, 110] == right[115, 300] == 1
+  assert max(left[:, 230:].max(), right[:, :180].max()) < 1e-3
+  both = in_photo(*(lambda matte: (matte, matte.alpha))(found(pixels, faces[0])), pixels.shape)
+  assert both[250, 240] == 1  # their shoulders touch: nobody says that these are two
+
+
+def test_where_the_segmenter_sees_nobody_there_is_no_person():
+  assert found(painted(np.zeros((HEIGHT, WIDTH))), face_at(130, 110, 38)) is None
+
+
+def test_without_its_model_no_person_is_looked_for(monkeypatch, capsys):
+  def missing(*_):
+    raise person.BadInput("selfie_segmentation.tflite cannot be fetched")
+
+  monkeypatch.setattr(person, "asset_at_hand", lambda name: None)
+  monkeypatch.setattr(person, "asset_path_within", missing)
+  assert person.open_segmenter() is None
+  assert capsys.readouterr().err == (
+    "people: not looked for, for selfie_segmentation.tflite cannot be fetched. The light ends around the head\n"
+  )
+
+
+def test_published_networks_change_nothing_beside_the_person(stub):  # noqa: F811
+  alpha = figure(130)
+  pixels = painted(alpha)
+  relit = Portrait({}, pixels, [face_at(130, 110, 38)], 128, segmenter=Painted()).relight(LIGHT_FROM_RIGHT)
+  beside = cv2.dilate(alpha, np.ones((15, 15))) == 0
+  np.testing.assert_array_equal(relit[beside], pixels[beside])
+  assert np.abs(levels(relit) - levels(pixels)).max() > 5
+
+
+@pytest.fixture(scope="module")
+def encoded():
+  pixels = painted(figure(130))
+  return Portrait(random_variables(SMALL_RATIO), pixels, [face_at(130, 110, 38)], 128, segmenter=Painted())
+
+
+def test_the_whole_person_follows_the_light_and_nothing_else(encoded):
+  alpha = figure(130)
+  relit = encoded.relight(LIGHT_FROM_RIGHT)
+  beside = cv2.dilate(alpha, np.ones((15, 15))) == 0
+  np.testing.assert_array_equal(relit[beside], encoded.pixels[beside])
+  change = levels(relit).mean(axis=-1) - levels(encoded.pixels).mean(axis=-1)
+  assert change[280:, 190:210].mean() > change[280:, 50:70].mean() + 5  # shoulders, beyond the square
+
+
+def test_a_person_under_its_own_light_stays_as_it_is(encoded):
+  relit = encoded.relight(encoded.faces[0].source_light)
+  assert np.abs(levels(relit) - levels(encoded.pixels)).max() <= 1
+
+
+def test_the_outline_is_inflated_and_goes_over_into_what_the_network_sees(encoded):
+  face = encoded.faces[0]
+  shape = face.person.shape
+  np.testing.assert_allclose(np.linalg.norm(shape.normal, axis=-1), 1, atol=1e-5)
+  assert shape.normal[..., 1].max() < 0
+  row, left, middle, right = (
+    int(shape.matrix[axis] @ (*place, 1)) for axis, place in ((1, (0, 285)), (0, (42, 0)), (0, (130, 0)), (0, (218, 0)))
+  )
+  assert shape.known[row, middle] == 0
+  assert shape.normal[row, left, 0] < -0.4
+  assert shape.normal[row, right, 0] > 0.4
+  assert abs(shape.normal[row, middle, 0]) < 0.1
+  relief = shape.depth[row]
+  assert relief[middle] > max(relief[left], relief[right]) + 0.02
+
+
+def test_beyond_the_outline_values_go_on(encoded):
+  shape = encoded.faces[0].person.shape
+  values = np.where(shape.inside[..., None] > 0, np.float32(0.7), np.float32(-9))
+  np.testing.assert_allclose(person_shape.beyond_the_outline(shape, values), 0.7, atol=1e-4)
