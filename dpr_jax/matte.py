@@ -20,7 +20,9 @@ _HEAD_LIFT = 0.06  # of the square's side, upwards
 _EDGE_FADE = 0.15  # of the square's side; over this distance from its edge everything fades out
 
 
-def head_weight(square: np.ndarray, landmarks: np.ndarray, edge_inside: np.ndarray) -> np.ndarray:
+def head_weight(
+  square: np.ndarray, landmarks: np.ndarray, edge_inside: np.ndarray, person: np.ndarray | None = None
+) -> np.ndarray:
   """How much of the relighting each pixel of a framed portrait receives.
 
   The product of two maps: a smooth one that is 1 around the face and 0 at the square's edge, so that there is no seam;
@@ -32,6 +34,7 @@ def head_weight(square: np.ndarray, landmarks: np.ndarray, edge_inside: np.ndarr
     landmarks: `[478, 2]` in pixels of the square.
     edge_inside: `[S, S]` bool, the border pixels of the square that lie inside the photo; where the photo ends first,
       nothing needs to fade out.
+    person: `[S, S]` in [0, 1], a better map of the person than GrabCut's, or None.
 
   Returns:
     `[S, S]` float32 in [0, 1].
@@ -42,7 +45,8 @@ def head_weight(square: np.ndarray, landmarks: np.ndarray, edge_inside: np.ndarr
   head = centre + (outline - centre) * _HEAD_SCALE - (0, _HEAD_LIFT * side)
   head_region = np.zeros((side, side), np.uint8)
   cv2.fillConvexPoly(head_region, np.round(head).astype(np.int32), 1)
-  return _fade_out(head_region, edge_inside) * _segment(square, outline, head_region)
+  person = _segment(square, outline, head_region) if person is None else person
+  return _fade_out(head_region, edge_inside) * person
 
 
 def _distance(to: np.ndarray) -> np.ndarray:

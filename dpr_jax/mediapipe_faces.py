@@ -48,10 +48,10 @@ class MediaPipeFaceFinder:
       min_face_presence_confidence=_PRESENCE,
     )
     self._closed = False
-    with _native_log_silenced():
+    with native_log_silenced():
       try:
         self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
-        self._landmarker.__class__ = _quiet(type(self._landmarker))
+        self._landmarker.__class__ = quiet(type(self._landmarker))
       except OSError as error:
         raise missing_system_library("mediapipe", error) from error
       self._detect(np.zeros((64, 64, 3), np.uint8))  # its parts start, and speak, with the first picture
@@ -168,7 +168,7 @@ def _is_among(face: Face, faces: list[Face]) -> bool:
   return any(overlap(face.box, other.box) > 0.5 for other in faces)
 
 
-def _quiet(landmarker: type) -> type:
+def quiet(landmarker: type) -> type:
   """MediaPipe's class, whose objects may outlive the interpreter: then the thread that would free them is gone, and
   theirs would end in a traceback.
   """
@@ -176,7 +176,7 @@ def _quiet(landmarker: type) -> type:
 
 
 @contextlib.contextmanager
-def _native_log_silenced() -> Iterator[None]:
+def native_log_silenced() -> Iterator[None]:
   """Keeps the start-up chatter of MediaPipe's native code from the user's terminal; its errors arrive as exceptions."""
   try:
     saved = os.dup(2)

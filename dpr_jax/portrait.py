@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax import color, exposure, sh, traced
+from dpr_jax import color, exposure, person_shape, sh, traced
 from dpr_jax.compositing import multiply_light
 from dpr_jax.encoding import Encoding
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
@@ -21,6 +21,8 @@ from dpr_jax.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native
 from dpr_jax.networks import network_for
+from dpr_jax.person import Matte, Segmenter, find_person
+from dpr_jax.person_shape import PersonShape
 from dpr_jax.photo import to_8_bits
 from dpr_jax.ratio_network import RatioEncoding
 from dpr_jax.relighting import Params, decode_luminance, encode_luminance, log_ratio
@@ -55,6 +57,8 @@ class FramedFace(NamedTuple):
     skin: 1 inside the oval of the face, else 0, `[S, S]`.
     encoding: the network's encoding of `luminance`.
     source_light: the light on this face as estimated, gray, in the photo's coordinates.
+    person: who follows the light beyond the square, and then `weight` is how much of the light's change is the
+      square's; None: the light ends with the weight.
   """
 
   framing: Framing
@@ -63,6 +67,21 @@ class FramedFace(NamedTuple):
   skin: np.ndarray
   encoding: Encoding | RatioEncoding
   source_light: Light
+  person: "Person | None" = None
+
+
+class Person(NamedTuple):
+  """The whole person of a face, where the network knows shape.
+
+  Attributes:
+    matte: which pixels are the person's.
+    shape: of the whole person.
+    shading: of `shape` under the photo's own light, `[N, N, 1]`.
+  """
+
+  matte: Matte
+  shape: PersonShape
+  shading: np.ndarray
 
 
 class Portrait:
@@ -73,7 +92,17 @@ class Portrait:
     faces: one `FramedFace` a face.
   """
 
-  def __init__(self, params: Params, pixels: np.ndarray, faces: Sequence[Face], size: int | None = None, *, dtype=None):
+  def __init__(
+    self,
+    params: Params,
+    pixels: np.ndarray,
+    faces: Sequence[Face],
+    size: int | None = None,
+    *,
+    segmenter: Segmenter | None = None,
+    others: Sequence[Face] = (),
+    dtype=None,
+  ):
     """Encodes the faces.
 
     Args:
@@ -81,6 +110,8 @@ class Portrait:
       pixels: `[H, W, 3]` RGB, uint8 or uint16.
       faces: from `find_faces`, at least one.
       size: side of the square that the network sees; None: the one it was trained at.
+      segmenter: from `open_segmenter`, finds the persons of the faces; None: the light ends around the heads.
+      others: faces that are to keep their light, and their persons with them.
       dtype: compute type of the convolutions.
 
     Raises:
@@ -93,7 +124,10 @@ class Portrait:
     self.pixels = pixels
     self._params, self._dtype = params, dtype
     size = network_for(params).native_size if size is None else size
-    self.faces = tuple(self._encode(face, size) for face in faces)
+    everybody = [*faces, *others]
+    self.faces = tuple(
+      self._encode(face, size, segmenter, [other for other in everybody if other is not face]) for face in faces
+    )
 
   @classmethod
   def of_framed(cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype=None) -> "Portrait":
@@ -108,11 +142,13 @@ class Portrait:
     """The face that fills most of the photo: the one whose square is a picture of it from farthest away."""
     return min(self.faces, key=lambda face: abs(np.linalg.det(face.framing.matrix[:, :2])))
 
-  def _encode(self, face: Face, size: int) -> FramedFace:
+  def _encode(self, face: Face, size: int, segmenter: Segmenter | None, others: Sequence[Face]) -> FramedFace:
     framing = frame_face(face, size)
     square = cut_square(self.pixels, framing)
-    weight = weigh_square(square, framing, face, self.pixels.shape)
-    return encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
+    matte = segmenter and find_person(segmenter, self.pixels, face, framing, others)
+    weight = weigh_square(square, framing, face, self.pixels.shape, matte)
+    framed = encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
+    return framed if matte is None else with_person(framed, matte)
 
   def relight(self, light: Light | np.ndarray, strength: float = 1.0, *, exposure: float = 0.0) -> np.ndarray:
     """The photo under another light.
@@ -131,11 +167,20 @@ class Portrait:
       ValueError: a light of another shape, or one with values that are not finite.
     """
     light = as_light(light)
-    edits = [(face, _local_lines(face.luminance, self._log_ratio(face, light, exposure))) for face in self.faces]
-    return _carry(self.pixels, edits, strength)
+    return _carry(self.pixels, [self._edit(face, light, exposure) for face in self.faces], strength)
 
-  def _log_ratio(self, face: FramedFace, light: Light, stops: float) -> np.ndarray:
-    """The logarithm of new over old linear light in the square, `[S, S, C]`."""
+  def _edit(self, face: FramedFace, light: Light, stops: float) -> "_Edit":
+    """What a light changes around a face, and on its person."""
+    ratio, gain = self._log_ratio(face, light)
+    gain += np.log(2) * stops
+    lines = _local_lines(face.luminance, _within_stops(ratio + gain))
+    maps = np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32)
+    if face.person is None:
+      return _Edit(face.framing, maps, None, None)
+    return _Edit(face.framing, maps, _person_log_ratio(face.person, light, gain), face.person)
+
+  def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
+    """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
     upright = rotate(light, sh.roll(face.framing.roll))
     upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
     batch = Light(*(part[None] for part in upright))
@@ -144,8 +189,19 @@ class Portrait:
     ratio = np.asarray(ratio)[0]
     before = color.luminance_of_lightness(face.luminance)
     after = luminance(before[..., None] * np.exp(ratio))
-    ratio = ratio + (np.log(_key(before, face.skin) / _key(after, face.skin)) + np.log(2) * stops)
-    return np.clip(ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
+    return ratio, float(np.log(_key(before, face.skin) / _key(after, face.skin)))
+
+
+def _within_stops(log_ratio: np.ndarray) -> np.ndarray:
+  return np.clip(log_ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
+
+
+def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
+  """The logarithm of new over old linear light on a whole person, `[N, N, C]`."""
+  count = next(count for count in _LAMP_COUNTS if count >= len(light.towards))
+  lit = person_shape.shading(person.shape, with_lamps(light, count))
+  ratio = np.log(lit) - np.log(person.shading) + gain
+  return person_shape.beyond_the_outline(person.shape, _within_stops(ratio))
 
 
 def _key(luminance: np.ndarray, skin: np.ndarray) -> float:
@@ -211,7 +267,9 @@ class WholePhoto:
     return cv2.resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), self.pixels.shape[1::-1])
 
 
-def weigh_square(square: np.ndarray, framing: Framing, face: Face, shape: tuple[int, ...]) -> np.ndarray:
+def weigh_square(
+  square: np.ndarray, framing: Framing, face: Face, shape: tuple[int, ...], matte: Matte | None = None
+) -> np.ndarray:
   """How much of the relighting each pixel of a framed face receives; see `head_weight`.
 
   Args:
@@ -219,11 +277,30 @@ def weigh_square(square: np.ndarray, framing: Framing, face: Face, shape: tuple[
     framing: where the square lies.
     face: the face in it, in pixels of the photo.
     shape: of the photo.
+    matte: of the person; None: the head is looked for in the square.
 
   Returns:
     `[S, S]` float32 in [0, 1].
   """
-  return head_weight(square, _landmarks_in_square(face, framing), _edge_inside(framing, shape))
+  landmarks, edge = _landmarks_in_square(face, framing), _edge_inside(framing, shape)
+  return head_weight(square, landmarks, edge, None if matte is None else _in_square(matte, framing))
+
+
+def _in_square(matte: Matte, framing: Framing) -> np.ndarray:
+  """The share of each pixel of a square that is a person's light, `[S, S]`."""
+  to_photo = np.linalg.inv(np.vstack([framing.index_matrix, [0, 0, 1]]))
+  matrix = (np.vstack([matte.matrix, [0, 0, 1]]) @ to_photo)[:2]
+  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+  return cv2.warpAffine(matte.share, matrix, (framing.size, framing.size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def with_person(face: FramedFace, matte: Matte) -> FramedFace:
+  """A framed face whose person follows the light, if the network knows shape; else the face as it is."""
+  if not isinstance(face.encoding, RatioEncoding):
+    return face
+  shape = person_shape.person_shape(matte, face.framing, face.encoding.shape)
+  shading = person_shape.shading(shape, face.source_light)
+  return face._replace(weight=person_shape.edge_weight(face.framing.size), person=Person(matte, shape, shading))
 
 
 def skin_of(face: Face, framing: Framing) -> np.ndarray:
@@ -351,23 +428,45 @@ def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
   return edge
 
 
-def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], strength: float) -> np.ndarray:
-  """Applies the faces' ratios (`_local_lines` of log ratios) to the photo; where faces overlap, their weighted mean."""
+class _Edit(NamedTuple):
+  """What a light changes around one face.
+
+  Attributes:
+    framing: of the square.
+    square: the log ratio there, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
+    beyond: the log ratio on the whole person, `[N, N, C]`, or None.
+    person: whose it is, or None.
+  """
+
+  framing: Framing
+  square: np.ndarray
+  beyond: np.ndarray | None
+  person: Person | None
+
+  @property
+  def corners(self) -> np.ndarray:
+    """Of what it changes, in the photo, `[4, 2]`."""
+    if self.person is None:
+      return _corners(self.framing)
+    (scale_x, _, x), (_, scale_y, y) = self.person.matte.matrix
+    height, width = self.person.matte.alpha.shape
+    left, top, right, bottom = -x / scale_x, -y / scale_y, (width - 1 - x) / scale_x, (height - 1 - y) / scale_y
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _carry(pixels: np.ndarray, edits: Sequence[_Edit], strength: float) -> np.ndarray:
+  """Applies the faces' edits to the photo; where faces overlap, their weighted mean."""
   out = pixels.copy()
-  corners = np.concatenate([_corners(face.framing) for face, _ in edits])
+  corners = np.concatenate([edit.corners for edit in edits])
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  maps = [
-    (face.framing, np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32))
-    for face, lines in edits
-  ]
   white = np.iinfo(pixels.dtype).max
   linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
 
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
     linear = linear_of_level[strip]
-    ratio = strength * _log_ratio_in_strip(color.lightness_of_luminance(luminance(linear)), left, start, maps)
+    ratio = _log_ratio_in_strip(color.lightness_of_luminance(luminance(linear)), left, start, edits, strength)
     changed = (ratio != 0).any(axis=-1)
     relit = multiply_light(linear[changed], ratio[changed])
     strip[changed] = np.round(color.delinearise(relit) * white)
@@ -379,7 +478,7 @@ def _carry(pixels: np.ndarray, edits: Sequence[tuple[FramedFace, np.ndarray]], s
 
 
 def _log_ratio_in_strip(
-  lightness: np.ndarray, left: int, top: int, maps: Sequence[tuple[Framing, np.ndarray]]
+  lightness: np.ndarray, left: int, top: int, edits: Sequence[_Edit], strength: float
 ) -> np.ndarray:
   """The log ratio at the photo's own pixels.
 
@@ -387,25 +486,38 @@ def _log_ratio_in_strip(
     lightness: L / 100 of a part of the photo, `[h, w]`.
     left: the photo's column where the part begins.
     top: the photo's row where the part begins.
-    maps: for each face its framing, and a and b of each channel and the weight in its square, `[S, S, 2 C + 1]`.
+    edits: one a face.
+    strength: factor on the log ratio of a pixel that is a person's alone.
 
   Returns:
     `[h, w, C]`, 0 where no face reaches.
   """
   height, width = lightness.shape
-  channels = maps[0][1].shape[-1] // 2
+  channels = edits[0].square.shape[-1] // 2
   weighted = np.zeros((height, width, channels), np.float32)
-  total = np.ones_like(lightness)
-  for framing, face_maps in maps:
-    corners = _corners(framing) - (left, top)
+  total = np.zeros_like(lightness)
+  for edit in edits:
+    corners = edit.corners - (left, top)
     if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
       continue
-    matrix, flags = _shifted(framing.index_matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+
+    def laid(maps: np.ndarray, matrix: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+      matrix, flags = _shifted(matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+      return cv2.warpAffine(maps, matrix, (width, height), flags=flags, borderMode=border)
+
     # OpenCV warps at most four channels at a time.
-    parts = [face_maps[..., k : k + 4] for k in range(0, face_maps.shape[-1], 4)]
-    warped = np.dstack([cv2.warpAffine(part, matrix, (width, height), flags=flags) for part in parts])
+    parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
+    warped = np.dstack([laid(part, edit.framing.index_matrix) for part in parts])
     lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
-    ratio = lines[..., 0] * lightness[..., None] + lines[..., 1]
-    weighted += weight[..., None] * np.clip(ratio, *(np.float32(np.log(2)) * np.array(_STOPS, np.float32)))
-    total += weight
-  return weighted / np.maximum(total - 1, 1)[..., None]
+    ratio = _within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
+    share = weight
+    if edit.person is not None:
+      beyond = laid(edit.beyond, edit.person.shape.matrix, cv2.BORDER_REPLICATE).reshape(ratio.shape)
+      ratio = beyond + weight[..., None] * (ratio - beyond)
+      share = laid(edit.person.matte.share, edit.person.matte.matrix)
+    weighted += share[..., None] * ratio
+    total += share
+  mean = strength * weighted / np.maximum(total, 1e-6)[..., None]
+  # A pixel that shows a person in part changes by that part of its light.
+  share = np.minimum(total, 1)[..., None]
+  return np.where(share < 1, np.log1p(share * np.expm1(mean)), mean)

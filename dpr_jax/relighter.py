@@ -11,10 +11,11 @@ import numpy as np
 
 from dpr_jax.checkpoints import DEFAULT, load_params
 from dpr_jax.errors import BadInput
-from dpr_jax.faces import Face, FaceFinder, open_face_finder
+from dpr_jax.faces import Face, FaceFinder, choose_face_finder, open_face_finder
 from dpr_jax.light import Light, as_light
 from dpr_jax.lights import parse_light
 from dpr_jax.networks import network_for
+from dpr_jax.person import Segmenter, open_segmenter
 from dpr_jax.photo import read_photo
 from dpr_jax.portrait import Portrait
 
@@ -64,6 +65,8 @@ class Relighter:
     self.size = self.network.native_size if size is None else size
     self._dtype, self._face_finder = dtype, face_finder
     self._finder: FaceFinder | None = None
+    self._segmenter: Segmenter | None = None
+    self._segmenter_opened = False
 
   def __enter__(self) -> "Relighter":
     return self
@@ -76,6 +79,9 @@ class Relighter:
     if self._finder is not None:
       self._finder.close()
       self._finder = None
+    if self._segmenter is not None:
+      self._segmenter.close()
+    self._segmenter, self._segmenter_opened = None, False
 
   @property
   def finder(self) -> FaceFinder:
@@ -87,6 +93,15 @@ class Relighter:
     if self._finder is None:
       self._finder = open_face_finder(self._face_finder)
     return self._finder
+
+  @property
+  def segmenter(self) -> Segmenter | None:
+    """What finds whole persons, open; None with the embedded face finder, and where its model is not at hand."""
+    if not self._segmenter_opened:
+      chosen = choose_face_finder(self._face_finder) if self._finder is None else self._finder.name
+      self._segmenter = open_segmenter() if chosen == "mediapipe" else None
+      self._segmenter_opened = True
+    return self._segmenter
 
   def light(self, text: str, *, env_rotate: float = 0.0) -> Light:
     """`parse_light`, by this network and face finder."""
@@ -113,7 +128,8 @@ class Relighter:
     if face is not None and not 1 <= face <= len(faces):
       raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no face {face}")
     chosen = faces if face is None else [faces[face - 1]]
-    return Portrait(self.params, pixels, chosen, self.size, dtype=self._dtype)
+    others = [other for k, other in enumerate(faces) if face not in (None, k + 1)]
+    return Portrait(self.params, pixels, chosen, self.size, segmenter=self.segmenter, others=others, dtype=self._dtype)
 
   def relight(
     self, photo: Source, light: Target, *, face: int | None = None, strength: float = 1.0, exposure: float = 0.0

@@ -188,9 +188,10 @@ def test_the_photo_itself_is_not_touched(stub):
 def test_strength_is_the_exponent_of_the_ratio(stub, no_segmentation, no_exposure):
   pixels = smooth_photo(300, 300, np.uint16)
   encoded = Portrait({}, pixels, [face_at(150, 130, 50)], 128)
-  full = log_ratio(encoded.relight(LIGHT_FROM_RIGHT), pixels)
+  on_face = np.s_[105:175, 120:180]
+  full = log_ratio(encoded.relight(LIGHT_FROM_RIGHT), pixels)[on_face]
   for strength in (0.5, 1.5, -1):
-    part = log_ratio(encoded.relight(LIGHT_FROM_RIGHT, strength), pixels)
+    part = log_ratio(encoded.relight(LIGHT_FROM_RIGHT, strength), pixels)[on_face]
     np.testing.assert_allclose(part, strength * full, atol=1e-3)
 
 
@@ -385,7 +386,8 @@ def test_overlapping_squares_leave_no_seam(stub, no_segmentation, no_exposure):
   alone = [log_ratio(Portrait({}, pixels, [face], 128).relight(LIGHT_FROM_RIGHT), pixels) for face in faces]
   weights = sum(weight_in_photo(face, pixels.shape) for face in encoded.faces)
   assert np.ptp((alone[0] - alone[1])[weights > 1.5]) > 0.1  # they disagree
-  np.testing.assert_allclose(together, (alone[0] + alone[1]) / np.maximum(weights, 1), atol=0.005)
+  # Shares of light add up, not logarithms; for changes as small as these it is nearly the same.
+  np.testing.assert_allclose(together, (alone[0] + alone[1]) / np.maximum(weights, 1), atol=0.03)
   assert largest_jump(together) < 1.5 * max(largest_jump(field) for field in alone) < 0.03
 
 
