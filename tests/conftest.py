@@ -8,9 +8,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+
+# XLA's newer emitters of fused loops take about as long to compile as all else together, and tests compile for longer
+# than they compute. What tests start inherits it. `XLA_FLAGS= python -m pytest` compiles as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+import jax
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DPR_SHARED", ROOT.parent / "shared")).resolve()

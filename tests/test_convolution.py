@@ -124,7 +124,8 @@ print("all-reduce" in text, "all-gather" in text or "all-to-all" in text)
 
 
 def test_gradients_over_eight_devices_only_sum():
-  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   output = subprocess.run(
     [sys.executable, "-c", _SHARDED], check=True, stdout=subprocess.PIPE, text=True, env=environment
   ).stdout

@@ -58,7 +58,8 @@ print([float(f(x + i)) for i in range(3)])
 
 
 def test_eight_devices_still_exchange():
-  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   output = subprocess.run(
     [sys.executable, "-c", _EIGHT_DEVICES], check=True, stdout=subprocess.PIPE, text=True, env=environment, timeout=600
   ).stdout

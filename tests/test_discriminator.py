@@ -1,5 +1,7 @@
 """The PatchGAN: what its patches see, shapes, types, and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,15 @@ from flax import linen as nn
 from dpr_jax import discriminator
 from dpr_jax.discriminator import PatchDiscriminator
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = PatchDiscriminator(base_filters=4, levels=2)
+scores_of = jax.jit(SMALL.apply)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(network, key, x):
+  return network.init(key, x)
 
 
 def luminance(shape=(2, 32, 24, 1), seed=0):
@@ -27,7 +37,7 @@ def test_one_score_sees_a_patch_of_the_size_it_says(levels, size):
   network = PatchDiscriminator(base_filters=1, levels=levels)
   side = size + 4 * 2**levels
   x = luminance((1, side, side, 1))
-  params = network.init(jax.random.key(0), x)
+  params = init(network, jax.random.key(0), x)
   params = jax.tree.map(lambda leaf: 0.1 + jnp.abs(leaf), params)  # no two ways cancel
 
   def middle_score(x):
@@ -47,9 +57,10 @@ def test_one_score_sees_a_patch_of_the_size_it_says(levels, size):
 def test_neighbouring_patches_lie_a_stride_apart():
   """Without the norm, a picture moved by 2**levels pixels has its scores moved by one."""
   x = luminance((1, 72, 72, 1))
-  params = SMALL.init(jax.random.key(0), x)
+  params = init(SMALL, jax.random.key(0), x)
   with nn.intercept_methods(bypass_norm):
-    scores, moved = (SMALL.apply(params, picture) for picture in (x, jnp.roll(x, (4, 4), axis=(1, 2))))
+    apply = jax.jit(lambda picture: SMALL.apply(params, picture))  # traced while the norm is passed by
+    scores, moved = (apply(picture) for picture in (x, jnp.roll(x, (4, 4), axis=(1, 2))))
   inner = slice(6, -6)  # away from the padding
   np.testing.assert_allclose(moved[:, inner, inner], scores[:, 5:-7, 5:-7], rtol=1e-4, atol=1e-5)
   assert np.abs(moved[:, inner, inner] - scores[:, inner, inner]).max() > 1e-2
@@ -85,7 +96,7 @@ def test_layers_of_the_70_pixel_discriminator():
 def test_forward_pass_against_plain_convolutions(contrast, gain, tolerance):
   """Every layer written out once more, in float64 and without Flax; of a bright, nearly even picture as well."""
   x = 0.95 + contrast * (luminance((1, 16, 16, 1)) - 0.95)
-  params = SMALL.init(jax.random.key(1), x)["params"]
+  params = init(SMALL, jax.random.key(1), x)["params"]
   params["conv0"]["kernel"] *= gain
 
   def convolve(image, layer, stride):
@@ -105,25 +116,24 @@ def test_forward_pass_against_plain_convolutions(contrast, gain, tolerance):
   y = leaky(normalise(convolve(y, params["conv2"], 1)))
   y = convolve(y, params["output"], 1)
   assert np.std(y) > 0.1
-  np.testing.assert_allclose(SMALL.apply({"params": params}, x)[0], y, atol=tolerance * np.std(y))
+  np.testing.assert_allclose(scores_of({"params": params}, x)[0], y, atol=tolerance * np.std(y))
 
 
 def test_scores_depend_neither_on_the_batch_nor_on_the_call():
   x = luminance((3, 32, 32, 1))
-  params = SMALL.init(jax.random.key(0), x)
-  assert jax.tree.all(jax.tree.map(jnp.array_equal, params, SMALL.init(jax.random.key(0), x)))
-  apply = jax.jit(SMALL.apply)
-  scores = apply(params, x)
-  np.testing.assert_array_equal(apply(params, x), scores)
+  params = init(SMALL, jax.random.key(0), x)
+  assert jax.tree.all(jax.tree.map(jnp.array_equal, params, init(SMALL, jax.random.key(0), x)))
+  scores = scores_of(params, x)
+  np.testing.assert_array_equal(scores_of(params, x), scores)
   for k in range(3):
-    np.testing.assert_allclose(SMALL.apply(params, x[k : k + 1])[0], scores[k], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores_of(params, x[k : k + 1])[0], scores[k], rtol=1e-4, atol=1e-5)
   assert np.abs(scores[0] - scores[1]).max() > 1e-2
 
 
 def test_brightness_is_seen_and_even_pictures_have_finite_gradients():
   x = luminance((1, 32, 32, 1))
-  params = SMALL.init(jax.random.key(0), x)
-  assert np.abs(SMALL.apply(params, x) - SMALL.apply(params, 0.5 * x)).max() > 1e-3
+  params = init(SMALL, jax.random.key(0), x)
+  assert np.abs(scores_of(params, x) - scores_of(params, 0.5 * x)).max() > 1e-3
   gradient = jax.jit(jax.grad(lambda p, y: jnp.sum(SMALL.apply(p, y) ** 2), argnums=(0, 1)))
   for picture in (jnp.zeros_like(x), jnp.full_like(x, 0.5), jnp.ones_like(x), x):
     gradients = gradient(params, picture)
@@ -133,14 +143,14 @@ def test_brightness_is_seen_and_even_pictures_have_finite_gradients():
 def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
   x = luminance((2, 32, 32, 1))
   network = PatchDiscriminator(base_filters=8, levels=2, dtype=jnp.bfloat16)
-  params = network.init(jax.random.key(0), x)
+  params = init(network, jax.random.key(0), x)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-  scores, state = network.apply(params, x, capture_intermediates=True)
+  scores, state = jax.jit(functools.partial(network.apply, capture_intermediates=True))(params, x)
   dtypes = {name: calls["__call__"][0].dtype for name, calls in state["intermediates"].items() if name != "__call__"}
   assert set(dtypes) == {"conv0", "conv1", "norm1", "conv2", "norm2", "output"}
   assert set(dtypes.values()) == {jnp.dtype("bfloat16")}
   assert scores.dtype == jnp.float32
-  single = PatchDiscriminator(base_filters=8, levels=2, dtype=jnp.float32).apply(params, x)
+  single = jax.jit(PatchDiscriminator(base_filters=8, levels=2, dtype=jnp.float32).apply)(params, x)
   assert np.sqrt(np.mean((scores - single) ** 2)) < 0.03 * np.std(single)
 
 

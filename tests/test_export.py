@@ -125,7 +125,8 @@ def test_training_does_not_take_procedural_faces_of_another_ratio(tmp_path):
       export_lib.export_procedural_faces(tmp_path / "faces", **faces)
 
 
-def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_again_and_again_and_resumed_it_is_the_same(undisturbed, tmp_path, kills):
   rng = random.Random(0)
   out = tmp_path / "dataset"
   arguments = command(out, *FLAGS, "--workers=2")
@@ -133,7 +134,7 @@ def test_killed_twenty_times_and_resumed_it_is_the_same(undisturbed, tmp_path):
   subprocess.run(arguments, check=True, capture_output=True)
   duration = time.monotonic() - start
   finished = 0
-  for kill in range(20):
+  for kill in range(kills):
     if not (out / ".export").exists():  # finished in spite of all: once more from the start
       shutil.rmtree(out / ".export-done", ignore_errors=True)  # the next command would
       assert not out.exists() or contents(out) == contents(undisturbed)

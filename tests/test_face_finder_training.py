@@ -172,10 +172,8 @@ def learn(steps, luminance=0.0):
     learning_rate=3e-3,
     save=saved.append,
   )
-  before, after = (
-    training.landmark_loss(network.apply(each, batch.luminance, mutable=["batch_stats"])[0], batch)
-    for each in (variables, trained)
-  )
+  answer = jax.jit(lambda *args: network.apply(*args, mutable=["batch_stats"])[0])
+  before, after = (training.landmark_loss(answer(each, batch.luminance), batch) for each in (variables, trained))
   return before, after, saved
 
 

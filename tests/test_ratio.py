@@ -103,7 +103,7 @@ def test_jnp_gives_the_same_under_jit_and_a_finite_gradient(kind):
   assert ours.dtype == np.float32
   luminance, normal, source, targets = map(jnp.asarray, (luminance, normal, source, targets))
   np.testing.assert_allclose(jax.jit(relight)(luminance, normal, source, targets), ours, atol=1e-4)
-  gradient = jax.grad(lambda light: relight(luminance, normal, light, targets).sum())(source)
+  gradient = jax.jit(jax.grad(lambda light: relight(luminance, normal, light, targets).sum()))(source)
   assert np.isfinite(gradient).all()
   assert np.abs(gradient).max() > 0
 

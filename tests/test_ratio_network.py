@@ -72,7 +72,7 @@ def seen():
 
 def test_call_is_encode_then_decode(seen):
   relit = apply(NETWORK, VARIABLES, PHOTOS, TARGET)
-  np.testing.assert_allclose(relit.luminance, decode(seen, TARGET), atol=1e-5)
+  np.testing.assert_allclose(relit.luminance, decode(seen, TARGET), atol=2e-4)
   assert relit.luminance.shape == PHOTOS.shape
   assert (relit.luminance.min() >= 0, relit.luminance.max() <= 1) == (True, True)
   assert relit.face.shape == seen.face.shape == (2, HEIGHT // 64, WIDTH // 64, 16)
@@ -237,7 +237,8 @@ def test_before_training_a_light_is_what_the_lobes_say():
   features = np.zeros((2, 1, 1, 4), np.float32)
   shapes = jax.eval_shape(LightHead().init, jax.random.key(0), luminance, normal, skin, features)
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-  own = jax.device_get(LightHead().apply(zeros, luminance, normal, skin, features))
+  light_of = jax.jit(LightHead().apply)
+  own = jax.device_get(light_of(zeros, luminance, normal, skin, features))
   bright = np.asarray(exposure.key(luminance, skin))
   lobes = np.asarray(fit_lobes(luminance, normal, skin)) / bright[:, None]
   kept, moved = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))
@@ -245,7 +246,7 @@ def test_before_training_a_light_is_what_the_lobes_say():
   np.testing.assert_allclose((own.towards * own.irradiance)[:, 0], moved * lobes @ LOBES, rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(own.size, np.sqrt(2 * 40), rtol=1e-5)
   assert own.towards[1, 0] @ sh.direction(-40, 10) > np.cos(np.radians(8))
-  brighter = LightHead().apply(zeros, np.float32(4) * luminance, normal, skin, features)
+  brighter = light_of(zeros, np.float32(4) * luminance, normal, skin, features)
   for ours, expected in zip(brighter, own, strict=True):
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
 

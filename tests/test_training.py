@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,15 @@ def some_faces(seed=0, count=FACES, size=SIZE):
   mask = np.ones((count, size, size, 1), np.float32)
   mask[:, size // 2 :, : size // 4] = 0
   framing = np.tile(np.float32([1, 0, 0]), (count, 1))
-  return Faces(smooth(rng, count, size), normal, 0.1 * smooth(rng, count, size), mask, framing, light, mask)
+  return Faces(
+    smooth(rng, count, size),
+    normal,
+    0.1 * smooth(rng, count, size),
+    mask,
+    framing,
+    light,
+    np.maximum(mask, np.float32(0.3)),
+  )
 
 
 def part_of(views, faces):
@@ -136,23 +145,34 @@ def assert_close(a, b, rtol, atol=0.0):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
 
+@functools.cache
+def forward(network):
+  """The jitted pass of a network in training."""
+  return jax.jit(
+    lambda *args: network.apply(*args, ALL_SKIPS, True, mutable="batch_stats")[0], compiler_options=COMPILER_OPTIONS
+  )
+
+
+score = jax.jit(PatchDiscriminator(base_filters=4, levels=1).apply, compiler_options=COMPILER_OPTIONS)
+
+
+def variables_of(state):
+  return {"params": state.params, "batch_stats": state.batch_stats}
+
+
 def terms_by_hand(state, views, config):
   """The metrics of a step that are losses, in NumPy from two passes of the networks: view 0 to 1 and 1 to 0."""
-  network = HourglassNet(base_filters=4)
   source = np.concatenate([views.luminance[0], views.luminance[1]])
   target = np.concatenate([views.luminance[1], views.luminance[0]])
   source_light = np.concatenate([views.light[0], views.light[1]])
   target_light = np.concatenate([views.light[1], views.light[0]])
-  forward = jax.jit(lambda *args: network.apply(*args, ALL_SKIPS, True, mutable="batch_stats")[0])
-  args = {"params": state.params, "batch_stats": state.batch_stats}, source, target_light
-  relit = forward.lower(*args).compile(COMPILER_OPTIONS)(*args)
+  relit = forward(HourglassNet(base_filters=4))(variables_of(state), source, target_light)
   luminance, light, face = map(np.asarray, relit[:3])
   weight = np.concatenate([views.mask] * 2) if config.loss.masked else np.ones_like(source)
   pixels = weight.sum((1, 2, 3))
   error = (luminance - target).astype(np.float64)
   across = np.abs(np.diff(error, axis=2)) * weight[:, :, 1:] * weight[:, :, :-1]
   down = np.abs(np.diff(error, axis=1)) * weight[:, 1:] * weight[:, :-1]
-  score = jax.jit(PatchDiscriminator(base_filters=4, levels=1).apply)
   real = target if config.discriminator.real == "relit" else views.original
   real, fake = (np.asarray(score({"params": state.discriminator_params}, image)) for image in (real, luminance))
   return {
@@ -225,11 +245,10 @@ def test_the_learning_rate_rises_in_a_line_and_falls_along_half_a_cosine(overfit
 
 def test_the_running_mean_forgets_the_random_start(overfit):
   states, _ = overfit
-  mean = {"params": states[0].params, "batch_stats": states[0].batch_stats}
+  mean = variables_of(states[0])
   for step, state in enumerate(states[1:]):
     decay = min(0.7, (1 + step) / (10 + step))
-    trained = {"params": state.params, "batch_stats": state.batch_stats}
-    mean = jax.tree.map(lambda m, p, decay=decay: decay * m + (1 - decay) * p, mean, trained)
+    mean = jax.tree.map(lambda m, p, decay=decay: decay * m + (1 - decay) * p, mean, variables_of(state))
     assert_close(state.ema, mean, rtol=1e-4, atol=1e-5)
   decays = [float(training.ema_decay(step, small_config())) for step in (0, 90, 100_000)]
   assert decays == pytest.approx([0.1, 0.91, 0.999])
@@ -333,35 +352,38 @@ def test_lights_are_drawn_from_seed_and_step():
   assert np.abs(drawn[0].light - drawn[1].light).max() > 0.01
 
 
+@jax.jit
+def views_of(key, faces, original_share, lamp_share):
+  return relight_faces(key, faces, SimpleNamespace(original_share=original_share, lamp_share=lamp_share))
+
+
 def drawing(key, faces, online):
-  return jax.jit(lambda key, faces: relight_faces(key, faces, online))(key, faces)
+  return views_of(key, faces, online.original_share, online.lamp_share)
 
 
 def ratio_terms_by_hand(state, views, config):
   """The losses of a step of the ratio network, in NumPy from two passes: view 0 to 1 and 1 to 0."""
   source, target = np.concatenate(views.luminance), np.concatenate(views.luminance[::-1])
   own, other = (Light(*(np.concatenate(part[::step]) for part in views.light)) for step in (1, -1))
-  network = RatioHourglassNet(base_filters=4)
-  forward = jax.jit(lambda *args: network.apply(*args, ALL_SKIPS, True, mutable="batch_stats")[0])
-  args = {"params": state.params, "batch_stats": state.batch_stats}, source, other
-  relit = jax.device_get(forward.lower(*args).compile(COMPILER_OPTIONS)(*args))
+  relit = jax.device_get(forward(RatioHourglassNet(base_filters=4))(variables_of(state), source, other))
 
   def shrunk(pictures):
     small = RATIO_SIZE // 4
     return np.concatenate([pictures] * 2).reshape(len(source), small, 4, small, 4, -1).mean((2, 4))
 
-  normal, mask, depth = (shrunk(each) for each in (views.normal, views.mask, views.depth))
+  normal, mask, depth, weight = map(shrunk, (views.normal, views.mask, views.depth, views.shape_weight))
   normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-  area = mask.sum((1, 2, 3), keepdims=True)
+  area, total = (each.sum((1, 2, 3), keepdims=True) for each in (mask, weight))
   off = relit.shape.depth - depth
   off = off - (off * mask).sum((1, 2, 3), keepdims=True) / area
+  turned = 1 - np.sum(relit.shape.normal * normal, axis=-1, keepdims=True)
   skin = relit.shape.skin
   numbers = np.asarray(light_numbers(relit.source_light, own)) - np.asarray(light_numbers(own, own))
   return {
     "image": np.abs(relit.luminance - target).mean(),
-    "light": np.square(numbers).sum(1).mean(),
-    "normal": np.mean(1 - np.sum(relit.shape.normal * normal, axis=-1)),
-    "depth": np.mean((np.abs(off) * mask).sum((1, 2, 3), keepdims=True) / area),
+    "light": np.log1p(np.square(numbers).sum(1)).mean(),
+    "normal": np.mean((turned * weight).sum((1, 2, 3), keepdims=True) / total),
+    "depth": np.mean((np.abs(off) * weight).sum((1, 2, 3), keepdims=True) / total),
     "framing": np.abs(relit.shape.framing - np.concatenate([views.framing] * 2)).mean(),
     "skin": -np.mean(mask * np.log(skin) + (1 - mask) * np.log1p(-skin)),
   }
@@ -522,7 +544,7 @@ def started_from(name, **fields):
     config.network.init = "runs/first"
   config.network.update(fields)
   state = jax.device_get(create_train_state(config, data_mesh()))
-  return {"params": state.params, "batch_stats": state.batch_stats}, state.ema
+  return variables_of(state), state.ema
 
 
 def test_init_takes_a_whole_network(weights_of):
