@@ -188,7 +188,16 @@ def environment_light(
   Raises:
     BadInput: as `read_environment`, and for a black map.
   """
-  panorama = read_environment(path, max_pixels, note)
+  light = radiance_light(read_environment(path, max_pixels, note), path)
+  return light_module.rotate(light, sh.turn(rotate)) if rotate else light
+
+
+def radiance_light(panorama: np.ndarray, path: str | os.PathLike) -> Light:
+  """`environment_light` of what `read_environment` has read from `path`.
+
+  Raises:
+    BadInput: it is black.
+  """
   brightest = panorama.max()
   if brightest == 0:
     raise BadInput(f"{path}: the environment map is black")
@@ -198,8 +207,7 @@ def environment_light(
     tint = np.maximum(mean / light_module.luminance(mean), _LEAST_TINT)
     light = light_module.tint(light, np.float32(tint**-_WHITE_BALANCE))
   first = light_module.harmonics(light_module.gray(light))[0, 0]
-  light = light_module.scale(light, np.float32(_ENVIRONMENT_DC / first))
-  return light_module.rotate(light, sh.turn(rotate)) if rotate else light
+  return light_module.scale(light, np.float32(_ENVIRONMENT_DC / first))
 
 
 def _from_portrait(path: str, params, face_finder: str | None) -> Light:

@@ -370,8 +370,11 @@ def _decode_16_bit_colour(file: BinaryIO, image: ImageFile) -> np.ndarray:
   pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
   # Pillow drops the lower byte. Whatever OpenCV may have made of the file besides, as of its EXIF, would show.
   seen = np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if image.mode == "LA" else "RGB"))
-  if seen.shape[:2] != pixels.shape[:2] or (np.abs((pixels[..., :3] >> 8) - seen[..., :3].astype(int)) > 1).any():
+  if seen.shape[:2] != pixels.shape[:2]:
     raise ValueError("16-bit pixels that two decoders read differently")
+  for row, seen_row in zip(pixels, seen, strict=True):  # of a whole photo, differences would take gigabytes
+    if (np.abs((row[:, :3] >> 8).astype(np.int16) - seen_row[:, :3]) > 1).any():
+      raise ValueError("16-bit pixels that two decoders read differently")
   return pixels
 
 

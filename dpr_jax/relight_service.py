@@ -14,11 +14,12 @@ import numpy as np
 from dpr_jax import light as light_module
 from dpr_jax import pictures, sh
 from dpr_jax.color import COLOUR_TEMPERATURES, NEUTRAL, lamp_colour
+from dpr_jax.decoder_process import MOST_BYTES, SECONDS, Decoders
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, open_face_finder
 from dpr_jax.light import Light
-from dpr_jax.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, environment_light, studio_light
-from dpr_jax.photo import Photo, read_photo, to_8_bits
+from dpr_jax.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, radiance_light, studio_light
+from dpr_jax.photo import Photo, to_8_bits
 from dpr_jax.portrait import Portrait, estimate_portrait_light
 from dpr_jax.relighter import Relighter
 
@@ -27,6 +28,8 @@ _MAX_ENVIRONMENT_PIXELS = 2**25  # 8,192 x 4,096
 _SCREEN_SIDE = 1024  # of photos while their light is being moved
 _MOST_FACES = 12  # relit together: a crowd under official-512 would need gigabytes
 _KEPT_BYTES = 2**29
+# What decoding takes at most of each pixel beyond the usual limit: 16 bits with alpha are the most.
+_DECODING_BYTES, _DECODING_SECONDS = 48, 3e-7  # a pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +76,9 @@ class Wish:
 class RelightService:
   """Relights photos that lie in files; every method may be called by many threads. Use it in a `with` statement.
 
-  A photo is decoded and encoded when it is first asked for, at the size of a screen, and kept, with others, as long as
-  they fit into half a gigabyte: moving its light then costs a decode. Files must not change.
+  Files are decoded in processes of their own (`decoder_process`). A photo is decoded and encoded when it is first asked
+  for, at the size of a screen, and kept, with others, as long as they fit into half a gigabyte: moving its light then
+  costs a decode. Files must not change.
 
   Args:
     weights: names or paths for `load_params`; the first is taken where none is named. No others are ever loaded.
@@ -93,12 +97,15 @@ class RelightService:
     self._relighters = {name: Relighter(name) for name in self.weights}
     self._finder, self._finder_lock = open_face_finder(face_finder), threading.Lock()
     self._kept = _Kept(_KEPT_BYTES)
+    seconds = max(SECONDS, round(_DECODING_SECONDS * max_pixels))
+    self._decoders = Decoders(seconds, MOST_BYTES + _DECODING_BYTES * max(0, max_pixels - MAX_PIXELS))
 
   def __enter__(self) -> "RelightService":
     return self
 
   def __exit__(self, *exception) -> None:
     self._finder.close()
+    self._decoders.close()
 
   def count_faces(self, path: str | os.PathLike) -> int:
     """How many faces a photo has.
@@ -137,7 +144,7 @@ class RelightService:
     if wish.environment is not None:
       light = self._kept.get(
         (wish.environment, "environment"),
-        lambda: environment_light(wish.environment, _MAX_ENVIRONMENT_PIXELS, note=_unsaid),
+        lambda: self._environment_light(wish.environment),
       )
       return light_module.rotate(light, sh.turn(wish.env_rotate)) if wish.env_rotate else light
     if wish.reference is not None:
@@ -166,7 +173,7 @@ class RelightService:
     """
     relighter, light = self._relighters[self._name(weights)], self.light(wish, weights)
     faces = _chosen(path, self._seen(path).faces, face)
-    photo = read_photo(path, self._max_pixels)
+    photo = self._decoders.read_photo(path, self._max_pixels)
     portrait = relighter.encode(photo.pixels, faces=faces)
     return dataclasses.replace(photo, pixels=_relight(portrait, light, wish))
 
@@ -186,7 +193,7 @@ class RelightService:
 
   def _seen(self, path: str | os.PathLike) -> "_Seen":
     def see():
-      pixels = read_photo(path, self._max_pixels).pixels
+      pixels = self._decoders.read_photo(path, self._max_pixels).pixels
       with self._finder_lock:
         faces = self._finder.find(pixels)
       if not faces:
@@ -204,14 +211,13 @@ class RelightService:
 
     return self._kept.get((os.fspath(path), name, face), encode)
 
+  def _environment_light(self, path: Path) -> Light:
+    return radiance_light(self._decoders.read_environment(path, _MAX_ENVIRONMENT_PIXELS), path)
+
   def _reference_light(self, path: Path, name: str) -> Light:
     seen = self._seen(path)
     largest = max(seen.screen_faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
     return estimate_portrait_light(self._relighters[name].params, seen.pixels, largest)
-
-
-def _unsaid(line: str) -> None:
-  """Where notes on the files of strangers go: nowhere."""
 
 
 class _Seen(NamedTuple):
