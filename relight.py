@@ -5,6 +5,8 @@ python relight.py --image=folder --light=45,30 --out=relit_folder
 python relight.py --image=photo.jpg --light=45,30,0.2,20 --temperature=3200 --exposure=-0.5 --out=relit.jpg
 python relight.py --image=photo.jpg --light=studio.hdr --env_rotate=90 --out=relit.jpg
 python relight.py --image=photo.jpg --light=other_portrait.jpg --out=relit.jpg
+python relight.py --image=photo.jpg --light=right --background=0.5 --passes --out=relit.png
+python relight.py --image=photo.jpg --replace_background=studio.hdr --out=elsewhere.jpg
 python relight.py --image=photo.jpg --grid --out=sheet.png
 python relight.py --image=photo.jpg --rotate=60 --out=turn.mp4
 python relight.py --video=in.mp4 --light=left --out=out.mp4
@@ -45,6 +47,17 @@ _TEMPERATURE = flags.DEFINE_float(
 _COLOR = flags.DEFINE_string("color", None, "colour of the lamps, #ffb070 or 255,176,112 (sRGB)")
 _ENV_ROTATE = flags.DEFINE_float(
   "env_rotate", 0.0, "degrees by which an environment map is turned: 90 brings light from the camera's side to the left"
+)
+_BACKGROUND = flags.DEFINE_float(
+  "background", 0.0, "0 to 1: how much of the light's change the room around the persons takes"
+)
+_REPLACE_BACKGROUND = flags.DEFINE_string(
+  "replace_background",
+  None,
+  "a picture, or a .hdr or .exr environment map, to put the persons before; by a map they are lit where no --light is",
+)
+_PASSES = flags.DEFINE_bool(
+  "passes", False, "write matte, normals, depth, shading and shadow beside --out, as PNGs of 16 bits"
 )
 _WEIGHTS = flags.DEFINE_string(
   "weights",
@@ -94,6 +107,9 @@ def main() -> None:
     align=not _NO_ALIGN.value,
     overwrite=_OVERWRITE.value,
     face_finder=_FACE_FINDER.value,
+    background=_BACKGROUND.value,
+    replace_background=_REPLACE_BACKGROUND.value,
+    passes=_PASSES.value,
   )
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpr_jax import sh, shadows, traced
+from dpr_jax import exposure, sh, shadows, traced
 from dpr_jax.faces import Framing
-from dpr_jax.light import Light
+from dpr_jax.light import Light, luminance
 from dpr_jax.native_libraries import import_native
 from dpr_jax.person import Matte
 from dpr_jax.ratio_network import Shape
@@ -127,6 +127,33 @@ def _shaded(normal: jax.Array, depth: jax.Array, skin: jax.Array, lit: Light) ->
 def shading(shape: PersonShape, light: Light) -> np.ndarray:
   """`face_shading` of a person under a light in the photo's coordinates, `[N, N, C]`."""
   return np.asarray(traced.call(_shaded, shape.normal, shape.depth, shape.skin, light))
+
+
+@jax.jit
+def _seen_of_lamps(depth: jax.Array, lit: Light) -> jax.Array:
+  """How much of the lamps' light is not held up, `[N, N]`; 1 without lamps."""
+  seen = jax.vmap(shadows.visibility, in_axes=(None, 0, 0), out_axes=-1)(depth, lit.towards, lit.size)
+  weight = lit.irradiance.mean(axis=-1)
+  return (jnp.sum(seen * weight[None, None], axis=-1) + 1e-6) / (jnp.sum(weight) + 1e-6)
+
+
+def passes(shape: PersonShape, light: Light) -> dict[str, np.ndarray]:
+  """What is known of a person's cells under a light of at least one lamp; see `Portrait.passes`.
+
+  Returns:
+    `normals` `[N, N, 3]`, `depth` `[N, N, 1]`, `shading` `[N, N, C]` and `shadow` `[N, N, 1]`, in [0, 1].
+  """
+  lit = shading(shape, light)
+  key = max(float(exposure.key(luminance(lit), shape.skin)), 1e-6)
+  heights = shape.depth[shape.inside > 0]
+  low, high = (heights.min(), heights.max()) if heights.size else (0.0, 1.0)
+  right, far, up = np.moveaxis(shape.normal, -1, 0)
+  return {
+    "normals": (np.stack([right, up, -far], axis=-1) + 1) / 2,
+    "depth": np.clip((shape.depth - low) / max(high - low, 1e-6), 0, 1)[..., None],
+    "shading": lit / (2 * key),
+    "shadow": np.asarray(traced.call(_seen_of_lamps, shape.depth, light))[..., None],
+  }
 
 
 def beyond_the_outline(shape: PersonShape, values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from dpr_jax import color, exposure, person_shape, sh, traced
 from dpr_jax.compositing import multiply_light
 from dpr_jax.encoding import Encoding
 from dpr_jax.faces import OVAL, Face, Framing, frame_face
-from dpr_jax.light import Light, as_light, luminance, rotate, with_lamps
+from dpr_jax.light import Light, as_light, luminance, rotate, shading, with_lamps
 from dpr_jax.matte import head_weight
 from dpr_jax.native_libraries import import_native
 from dpr_jax.networks import network_for
@@ -42,9 +42,17 @@ _RATIO_OFFSET = 0.04
 # L / 100 from which on it keeps an edge.
 _GUIDE_RADIUS = 4
 _GUIDE_EPSILON = 0.02**2
+# The room behind the persons: how far its sides are turned to the sides, how much light it throws back, and by how many
+# stops it may change.
+_ROOM_CELLS, _ROOM_BULGE, _ROOM_FILL, _ROOM_STOPS = 33, 0.7, 0.2, 2.0
+# Coverage from which on a pixel's colour is taken for the person's alone.
+_OPAQUE = 0.9
 # A photo is edited in strips, so that memory does not grow with it.
 _STRIP_ROWS = 128
 _STRIP_THREADS = min(4, os.cpu_count() or 1)
+
+
+PASSES = ("matte", "normals", "depth", "shading", "shadow")
 
 
 class FramedFace(NamedTuple):
@@ -57,8 +65,9 @@ class FramedFace(NamedTuple):
     skin: 1 inside the oval of the face, else 0, `[S, S]`.
     encoding: the network's encoding of `luminance`.
     source_light: the light on this face as estimated, gray, in the photo's coordinates.
-    person: who follows the light beyond the square, and then `weight` is how much of the light's change is the
-      square's; None: the light ends with the weight.
+    matte: which pixels of the photo are the person's; None: nobody has looked.
+    person: the shape of the whole person, which follows the light beyond the square, and then `weight` is how much of
+      the light's change is the square's; None: the light ends with the weight.
   """
 
   framing: Framing
@@ -67,6 +76,7 @@ class FramedFace(NamedTuple):
   skin: np.ndarray
   encoding: Encoding | RatioEncoding
   source_light: Light
+  matte: Matte | None = None
   person: "Person | None" = None
 
 
@@ -74,12 +84,10 @@ class Person(NamedTuple):
   """The whole person of a face, where the network knows shape.
 
   Attributes:
-    matte: which pixels are the person's.
     shape: of the whole person.
     shading: of `shape` under the photo's own light, `[N, N, 1]`.
   """
 
-  matte: Matte
   shape: PersonShape
   shading: np.ndarray
 
@@ -150,7 +158,15 @@ class Portrait:
     framed = encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
     return framed if matte is None else with_person(framed, matte)
 
-  def relight(self, light: Light | np.ndarray, strength: float = 1.0, *, exposure: float = 0.0) -> np.ndarray:
+  def relight(
+    self,
+    light: Light | np.ndarray,
+    strength: float = 1.0,
+    *,
+    exposure: float = 0.0,
+    background: float = 0.0,
+    backdrop: np.ndarray | None = None,
+  ) -> np.ndarray:
     """The photo under another light.
 
     Each face keeps the key of the photo: the 90th percentile of the linear luminance of its skin.
@@ -159,15 +175,68 @@ class Portrait:
       light: in the photo's coordinates, gray or RGB; or nine numbers, `[9]`, a soft light.
       strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
       exposure: by how many stops the key of the faces gets brighter.
+      background: how much of the light's change, 0 to 1, the room around the persons takes.
+      backdrop: what to put the persons before, `[H, W, 3]`, of the photo's shape and type; None: where they are.
 
     Returns:
-      Pixels of the photo's shape and type. Pixels that no face's square reaches are the photo's own, bit for bit.
+      Pixels of the photo's shape and type. With neither background nor backdrop, pixels that no person's light reaches
+      are the photo's own, bit for bit.
 
     Raises:
-      ValueError: a light of another shape, or one with values that are not finite.
+      ValueError: a light of another shape, or one with values that are not finite; a backdrop of another shape or
+        type, or one where `has_mattes` is false.
     """
     light = as_light(light)
-    return _carry(self.pixels, [self._edit(face, light, exposure) for face in self.faces], strength)
+    if backdrop is not None and (backdrop.shape, backdrop.dtype) != (self.pixels.shape, self.pixels.dtype):
+      raise ValueError(f"a backdrop must be {list(self.pixels.shape)} {self.pixels.dtype}")
+    if backdrop is not None and not self.has_mattes:
+      raise ValueError("no matte of these persons, so that nothing can be put behind them")
+    edits = [self._edit(face, light, exposure) for face in self.faces]
+    room = None
+    if background and backdrop is None:
+      [of_largest] = (edit for edit in edits if edit.face is self.largest_face)
+      room = background * _room_log_ratio(of_largest.face.source_light, light, of_largest.gain)
+    return _carry(self.pixels, edits, strength, room, backdrop)
+
+  @property
+  def has_mattes(self) -> bool:
+    """Whether it is known of every face's person which pixels are theirs."""
+    return all(face.matte is not None for face in self.faces)
+
+  def passes(self, light: Light | np.ndarray) -> dict[str, np.ndarray]:
+    """What compositors ask for, in [0, 1], each `[H, W]` or `[H, W, 3]` float32; 0 where nobody is.
+
+    `matte`: coverage. `normals`: right, up and towards the viewer, (n + 1) / 2. `depth`: height towards the viewer, the
+    nearest point of each person 1 and the farthest 0. `shading`: irradiance under the light, 0.5 at its
+    90th percentile over the skin. `shadow`: how much of the lamps is seen, 0 in the shadow.
+
+    Raises:
+      ValueError: where `has_shapes` is false, or the light is of another shape.
+    """
+    if not self.has_shapes:
+      raise ValueError("no shape is known of these persons")
+    light = as_light(light)
+    light = with_lamps(light, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    height, width = self.pixels.shape[:2]
+    total = np.zeros((height, width), np.float32)
+    layers: dict[str, np.ndarray] = {}
+    for face in self.faces:
+      shape = face.person.shape
+      alpha = _laid(face.matte.alpha, face.matte.matrix, 0, 0, (height, width))
+      for name, values in person_shape.passes(shape, light).items():
+        values = person_shape.beyond_the_outline(shape, values)
+        values = _laid(values, shape.matrix, 0, 0, (height, width), cv2.BORDER_REPLICATE)
+        layers[name] = layers.get(name, 0) + alpha[..., None] * values.reshape(height, width, -1)
+      total += alpha
+    over = np.maximum(total, 1)[..., None]
+    layers = {name: np.squeeze(np.clip(values / over, 0, 1)) for name, values in layers.items()}
+    layers["matte"] = np.minimum(total, 1)
+    return {name: layers[name] for name in PASSES}
+
+  @property
+  def has_shapes(self) -> bool:
+    """Whether the shape of every face's person is known."""
+    return all(face.person is not None for face in self.faces)
 
   def _edit(self, face: FramedFace, light: Light, stops: float) -> "_Edit":
     """What a light changes around a face, and on its person."""
@@ -175,9 +244,8 @@ class Portrait:
     gain += np.log(2) * stops
     lines = _local_lines(face.luminance, _within_stops(ratio + gain))
     maps = np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32)
-    if face.person is None:
-      return _Edit(face.framing, maps, None, None)
-    return _Edit(face.framing, maps, _person_log_ratio(face.person, light, gain), face.person)
+    beyond = face.person and _person_log_ratio(face.person, light, gain)
+    return _Edit(face, gain, maps, beyond)
 
   def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
     """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
@@ -194,6 +262,22 @@ class Portrait:
 
 def _within_stops(log_ratio: np.ndarray) -> np.ndarray:
   return np.clip(log_ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
+
+
+def _room_log_ratio(source: Light, light: Light, gain: float) -> np.ndarray:
+  """The logarithm of new over old light on a room, from its left to its right: `[n, n, C]`.
+
+  Nobody knows the room. Where it is nearer to a lamp it is brighter: as a dome would be that bulges towards the camera.
+  """
+  down, right = np.float32(_ROOM_BULGE) * np.mgrid[-1 : 1 : _ROOM_CELLS * 1j, -1 : 1 : _ROOM_CELLS * 1j].astype(
+    np.float32
+  )
+  dome = np.stack([right, -np.ones_like(right), -down], axis=-1)
+  dome /= np.linalg.norm(dome, axis=-1, keepdims=True)
+  before, after = (shading(each, dome) for each in (source, light))
+  before, after = (lit + _ROOM_FILL * lit.mean(axis=(0, 1)) + 1e-4 for lit in (before, after))
+  limit = np.log(2) * _ROOM_STOPS
+  return np.clip(np.log(after) - np.log(before) + gain, -limit, limit).astype(np.float32)
 
 
 def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
@@ -295,12 +379,13 @@ def _in_square(matte: Matte, framing: Framing) -> np.ndarray:
 
 
 def with_person(face: FramedFace, matte: Matte) -> FramedFace:
-  """A framed face whose person follows the light, if the network knows shape; else the face as it is."""
+  """A framed face with its person, who follows the light as a whole if the network knows shape."""
+  face = face._replace(matte=matte)
   if not isinstance(face.encoding, RatioEncoding):
     return face
   shape = person_shape.person_shape(matte, face.framing, face.encoding.shape)
-  shading = person_shape.shading(shape, face.source_light)
-  return face._replace(weight=person_shape.edge_weight(face.framing.size), person=Person(matte, shape, shading))
+  own = person_shape.shading(shape, face.source_light)
+  return face._replace(weight=person_shape.edge_weight(face.framing.size), person=Person(shape, own))
 
 
 def skin_of(face: Face, framing: Framing) -> np.ndarray:
@@ -432,32 +517,48 @@ class _Edit(NamedTuple):
   """What a light changes around one face.
 
   Attributes:
-    framing: of the square.
-    square: the log ratio there, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
+    face: the face.
+    gain: the logarithm by which the light is made brighter, so that the face keeps its key.
+    square: the log ratio in the square, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
     beyond: the log ratio on the whole person, `[N, N, C]`, or None.
-    person: whose it is, or None.
   """
 
-  framing: Framing
+  face: FramedFace
+  gain: float
   square: np.ndarray
   beyond: np.ndarray | None
-  person: Person | None
 
   @property
   def corners(self) -> np.ndarray:
     """Of what it changes, in the photo, `[4, 2]`."""
-    if self.person is None:
-      return _corners(self.framing)
-    (scale_x, _, x), (_, scale_y, y) = self.person.matte.matrix
-    height, width = self.person.matte.alpha.shape
+    if self.beyond is None:
+      return _corners(self.face.framing)
+    (scale_x, _, x), (_, scale_y, y) = self.face.matte.matrix
+    height, width = self.face.matte.alpha.shape
     left, top, right, bottom = -x / scale_x, -y / scale_y, (width - 1 - x) / scale_x, (height - 1 - y) / scale_y
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
-def _carry(pixels: np.ndarray, edits: Sequence[_Edit], strength: float) -> np.ndarray:
-  """Applies the faces' edits to the photo; where faces overlap, their weighted mean."""
+def _carry(
+  pixels: np.ndarray,
+  edits: Sequence[_Edit],
+  strength: float,
+  room: np.ndarray | None = None,
+  backdrop: np.ndarray | None = None,
+) -> np.ndarray:
+  """Applies the faces' edits to the photo; where faces overlap, their weighted mean.
+
+  Args:
+    pixels: the photo.
+    edits: one a face.
+    strength: factor on all logarithms of ratios.
+    room: the log ratio of what is nobody's, stretched over the photo, `[n, n, C]`; None: 0.
+    backdrop: of the photo's shape and type, instead of what is nobody's.
+  """
   out = pixels.copy()
   corners = np.concatenate([edit.corners for edit in edits])
+  if room is not None or backdrop is not None:
+    corners = np.array([(0, 0), pixels.shape[1::-1]])
   left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
   right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
   white = np.iinfo(pixels.dtype).max
@@ -466,7 +567,20 @@ def _carry(pixels: np.ndarray, edits: Sequence[_Edit], strength: float) -> np.nd
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
     linear = linear_of_level[strip]
-    ratio = _log_ratio_in_strip(color.lightness_of_luminance(luminance(linear)), left, start, edits, strength)
+    lightness = color.lightness_of_luminance(luminance(linear))
+    ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
+    if backdrop is not None:
+      alpha, own = _cut_out(linear, left, start, edits)
+      behind = linear_of_level[backdrop[start : start + len(strip), left:right]]
+      relit = alpha[..., None] * multiply_light(own, ratio) + (1 - alpha[..., None]) * behind
+      strip[:] = np.round(color.delinearise(relit) * white)
+      return
+    if room is not None:
+      around = strength * _stretched(room, left, start, share.shape, pixels.shape)
+      ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
+    else:
+      # A pixel that shows a person in part changes by that part of its light.
+      ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
     changed = (ratio != 0).any(axis=-1)
     relit = multiply_light(linear[changed], ratio[changed])
     strip[changed] = np.round(color.delinearise(relit) * white)
@@ -477,9 +591,46 @@ def _carry(pixels: np.ndarray, edits: Sequence[_Edit], strength: float) -> np.nd
   return out
 
 
+def _laid(
+  maps: np.ndarray,
+  matrix: np.ndarray,
+  left: int,
+  top: int,
+  shape: tuple[int, ...],
+  border: int = cv2.BORDER_CONSTANT,
+) -> np.ndarray:
+  """Maps that `matrix` leads to from the photo, at a part of the photo's pixels, `[h, w, ...]`."""
+  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+  return cv2.warpAffine(maps, _shifted(matrix, left, top), shape[1::-1], flags=flags, borderMode=border)
+
+
+def _stretched(room: np.ndarray, left: int, top: int, shape: tuple[int, ...], photo: tuple[int, ...]) -> np.ndarray:
+  """`[n, n, C]` over a whole photo, at a part of its pixels, `[h, w, C]`."""
+  scale = (np.array(room.shape[:2]) - 1) / np.maximum(np.array(photo[1::-1]) - 1, 1)
+  matrix = np.column_stack([np.diag(scale), np.zeros(2)])
+  return _laid(room, matrix, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape[:2], -1)
+
+
+def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[_Edit]) -> tuple[np.ndarray, np.ndarray]:
+  """How much of each pixel of a part of the photo the persons cover, `[h, w]`, and their linear RGB, `[h, w, 3]`."""
+  alpha, colours = np.zeros(linear.shape[:2], np.float32), np.zeros_like(linear)
+  for edit in edits:
+    matte = edit.face.matte
+    own = _laid(matte.alpha, matte.matrix, left, top, linear.shape)
+    scale = np.array(matte.foreground.shape[1::-1]) / matte.alpha.shape[1::-1]
+    matrix = scale[:, None] * matte.matrix
+    matrix[:, 2] += (scale - 1) / 2
+    colours += own[..., None] * _laid(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
+    alpha += own
+  colours /= np.maximum(alpha, 1e-6)[..., None]
+  alpha = np.minimum(alpha, 1)
+  pure = np.clip((alpha - _OPAQUE) / (1 - _OPAQUE), 0, 1)[..., None]
+  return alpha, colours + pure * (linear - colours)
+
+
 def _log_ratio_in_strip(
   lightness: np.ndarray, left: int, top: int, edits: Sequence[_Edit], strength: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
   """The log ratio at the photo's own pixels.
 
   Args:
@@ -487,10 +638,11 @@ def _log_ratio_in_strip(
     left: the photo's column where the part begins.
     top: the photo's row where the part begins.
     edits: one a face.
-    strength: factor on the log ratio of a pixel that is a person's alone.
+    strength: factor on the log ratio.
 
   Returns:
-    `[h, w, C]`, 0 where no face reaches.
+    The log ratio of what is the persons', `[h, w, C]`, and how much of each pixel's light that is, `[h, w, 1]`; 0 where
+    no face reaches.
   """
   height, width = lightness.shape
   channels = edits[0].square.shape[-1] // 2
@@ -500,24 +652,18 @@ def _log_ratio_in_strip(
     corners = edit.corners - (left, top)
     if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
       continue
-
-    def laid(maps: np.ndarray, matrix: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-      matrix, flags = _shifted(matrix, left, top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-      return cv2.warpAffine(maps, matrix, (width, height), flags=flags, borderMode=border)
-
     # OpenCV warps at most four channels at a time.
     parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
-    warped = np.dstack([laid(part, edit.framing.index_matrix) for part in parts])
+    matrix = edit.face.framing.index_matrix
+    warped = np.dstack([_laid(part, matrix, left, top, lightness.shape) for part in parts])
     lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
     ratio = _within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
     share = weight
-    if edit.person is not None:
-      beyond = laid(edit.beyond, edit.person.shape.matrix, cv2.BORDER_REPLICATE).reshape(ratio.shape)
+    if edit.beyond is not None:
+      shape, matte = edit.face.person.shape, edit.face.matte
+      beyond = _laid(edit.beyond, shape.matrix, left, top, lightness.shape, cv2.BORDER_REPLICATE).reshape(ratio.shape)
       ratio = beyond + weight[..., None] * (ratio - beyond)
-      share = laid(edit.person.matte.share, edit.person.matte.matrix)
+      share = _laid(matte.share, matte.matrix, left, top, lightness.shape)
     weighted += share[..., None] * ratio
     total += share
-  mean = strength * weighted / np.maximum(total, 1e-6)[..., None]
-  # A pixel that shows a person in part changes by that part of its light.
-  share = np.minimum(total, 1)[..., None]
-  return np.where(share < 1, np.log1p(share * np.expm1(mean)), mean)
+  return strength * weighted / np.maximum(total, 1e-6)[..., None], np.minimum(total, 1)[..., None]

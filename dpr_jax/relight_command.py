@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from dpr_jax import backdrops, pictures, sh
 from dpr_jax import light as light_module
-from dpr_jax import pictures, sh
 from dpr_jax.checkpoints import DEFAULT
 from dpr_jax.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.errors import BadInput
@@ -25,7 +25,7 @@ from dpr_jax.moving_portrait import MovingPortrait
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
 from dpr_jax.photo_formats import WRITTEN_FORMATS, sort_photos
-from dpr_jax.portrait import Portrait, WholePhoto
+from dpr_jax.portrait import PASSES, Portrait, WholePhoto
 from dpr_jax.relighter import Relighter
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
@@ -59,6 +59,9 @@ class Options:
     face: relight only this one, counted from 1, left to right; None relights all.
     align: relight the faces, framed; otherwise the whole photo, as the authors' demo does.
     overwrite: whether existing outputs may be replaced.
+    background: how much of the light's change the room around the persons takes, 0 to 1.
+    replace_background: a picture or an environment map to put the persons before, or None.
+    passes: whether matte, normals, depth, shading and shadow are written beside a relit photo.
     face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
   """
 
@@ -75,8 +78,17 @@ class Options:
   align: bool = True
   overwrite: bool = False
   face_finder: str | None = None
+  background: float = 0.0
+  replace_background: str | None = None
+  passes: bool = False
 
   def __post_init__(self):
+    if not 0 <= self.background <= 1:
+      raise BadInput(f"--background {self.background:g}: must lie in 0 to 1")
+    if self.background and self.replace_background is not None:
+      raise BadInput("--background and --replace_background: one of them at a time")
+    if not self.align and (self.background or self.replace_background is not None or self.passes):
+      raise BadInput("--background, --replace_background and --passes: not with --no-align, which looks for no persons")
     if not 0 <= self.strength <= 3:
       raise BadInput(f"--strength {self.strength:g}: must lie in 0 to 3")
     if not 0 < self.intensity <= 10:
@@ -168,6 +180,11 @@ class Studio:
     """The name of the face finder; None with `--no-align`."""
     return self._finder and self._finder.name
 
+  @property
+  def writes_passes(self) -> bool:
+    """Whether `--passes` was given."""
+    return self._options.passes
+
   def moving_portrait(self) -> MovingPortrait:
     """What relights the frames of one film; not with `--no-align`."""
     return MovingPortrait(self._relighter.params, self._finder, self.size)
@@ -188,7 +205,33 @@ class Studio:
     if self._finder is None:
       factor = np.float32(options.intensity * 2.0**options.exposure)
       return encoded.relight(light_module.told(light_module.gray(light))[0] * factor, options.strength)
-    return self._relighter.relight(encoded, light, strength=options.strength, exposure=self.exposure)
+    return self._relighter.relight(
+      encoded,
+      light,
+      strength=options.strength,
+      exposure=self.exposure,
+      background=options.background,
+      backdrop=self._backdrop(encoded),
+    )
+
+  def _backdrop(self, portrait: Portrait) -> np.ndarray | None:
+    """What `--replace_background` puts behind the persons of a photo, of its shape and type."""
+    file = self._options.replace_background
+    if file is None:
+      return None
+    if not portrait.has_mattes:
+      raise BadInput(f"--replace_background {file}: no person was found to put before it, or no segmenter to look")
+    return backdrops.backdrop(file, portrait.pixels.shape, portrait.pixels.dtype, self._options.env_rotate)
+
+  def passes(self, encoded: Portrait, light: Light) -> dict[str, np.ndarray]:
+    """`Portrait.passes`.
+
+    Raises:
+      BadInput: the shape of a person is not known.
+    """
+    if not encoded.has_shapes:
+      raise BadInput("--passes: need --weights that know shape, as default does, and MediaPipe's segmenter")
+    return encoded.passes(light)
 
   @property
   def exposure(self) -> float:
@@ -199,9 +242,23 @@ class Studio:
 def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -> None:
   """One photo under the first of the studio's lights, in full resolution."""
   _check_target(target, overwrite)
+  files = _pass_files(target) if studio.writes_passes else {}
+  for file in files.values():
+    check_free(file, overwrite)
   photo = read_photo(source)
-  relit = studio.relight(studio.encode(photo.pixels, str(source)), studio.lights[0])
+  encoded = studio.encode(photo.pixels, str(source))
+  relit = studio.relight(encoded, studio.lights[0])
+  passes = studio.passes(encoded, studio.lights[0]) if files else {}
   write_photo(target, _with_pixels(photo, relit), overwrite=overwrite)
+  for name, values in passes.items():
+    values = np.round(65535 * values).astype(np.uint16)
+    gray = values.ndim == 2
+    write_photo(files[name], Photo(np.dstack([values] * 3) if gray else values, gray=gray), overwrite=overwrite)
+
+
+def _pass_files(target: Path) -> dict[str, Path]:
+  """Where `--passes` writes: PNGs beside the relit photo."""
+  return {name: target.with_name(f"{target.stem}_{name}.png") for name in PASSES}
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -312,6 +369,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
 
   if not options.align:
     raise BadInput("--no-align: not with --video; the faces of a film are followed")
+  if options.background or options.replace_background is not None or options.passes:
+    raise BadInput("--background, --replace_background and --passes: not with --video")
   if options.face is not None:
     raise BadInput(f"--face {options.face}: not with --video, where faces come and go; all are relit")
   if not options.lights:
@@ -374,6 +433,8 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
   Raises:
     BadInput: anything of the above cannot be used; nothing has been written then, except by a folder run.
   """
+  if not options.lights and not sheet and film_frames is None and backdrops.is_environment(options.replace_background):
+    options = dataclasses.replace(options, lights=(options.replace_background,))  # lit by where they are put
   if not options.lights:
     if not sheet and film_frames is None:
       raise BadInput(_LIGHT_MISSING)
@@ -381,6 +442,8 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
   if len(options.lights) > 1 and not sheet:
     raise BadInput(_ONE_LIGHT)
   _check_turn(film_frames)
+  if options.passes and (sheet or film_frames is not None):
+    raise BadInput("--passes: not with --grid and --rotate; they belong to one photo under one light")
   if sheet and film_frames is not None:
     raise BadInput("--grid and --rotate: one of them at a time")
   try:

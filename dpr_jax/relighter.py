@@ -132,7 +132,15 @@ class Relighter:
     return Portrait(self.params, pixels, chosen, self.size, segmenter=self.segmenter, others=others, dtype=self._dtype)
 
   def relight(
-    self, photo: Source, light: Target, *, face: int | None = None, strength: float = 1.0, exposure: float = 0.0
+    self,
+    photo: Source,
+    light: Target,
+    *,
+    face: int | None = None,
+    strength: float = 1.0,
+    exposure: float = 0.0,
+    background: float = 0.0,
+    backdrop: np.ndarray | None = None,
   ) -> np.ndarray:
     """A photo under another light, in its own resolution.
 
@@ -142,6 +150,8 @@ class Relighter:
       face: relight this one alone, counted from 1, left to right; None: all.
       strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
       exposure: by how many stops the lit side of the faces gets brighter than it is in the photo.
+      background: how much of the light's change, 0 to 1, the room around the persons takes.
+      backdrop: what to put the persons before, `[H, W, 3]`, of the photo's shape and type; see `backdrops`.
 
     Returns:
       Pixels of the photo's shape and type, RGB.
@@ -152,7 +162,7 @@ class Relighter:
     """
     portrait = photo if isinstance(photo, Portrait) else self.encode(photo, face=face)
     lit = self.light(light) if isinstance(light, str) else as_light(light)
-    return portrait.relight(lit, strength, exposure=exposure)
+    return portrait.relight(lit, strength, exposure=exposure, background=background, backdrop=backdrop)
 
   def source_light(self, photo: Source, *, face: int | None = None) -> Light:
     """The light that a photo was taken in, gray, in the photo's coordinates: on one face, or on the largest.

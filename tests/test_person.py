@@ -6,10 +6,12 @@ import pytest
 from test_hourglass import SMALL_RATIO, random_variables
 from test_portrait import LIGHT_FROM_RIGHT, face_at, levels, stub  # noqa: F401
 
-from dpr_jax import person, person_shape
+from dpr_jax import backdrops, person, person_shape, sh
 from dpr_jax.faces import frame_face
+from dpr_jax.lights import parse_light
 from dpr_jax.person import find_person
-from dpr_jax.portrait import Portrait
+from dpr_jax.photo import Photo, write_photo
+from dpr_jax.portrait import PASSES, Portrait
 
 INSIDE, OUTSIDE = np.array([150.0, 90, 60]), np.array([70.0, 110, 200])
 HEIGHT, WIDTH = 300, 260
@@ -154,3 +156,84 @@ def test_beyond_the_outline_values_go_on(encoded):
   shape = encoded.faces[0].person.shape
   values = np.where(shape.inside[..., None] > 0, np.float32(0.7), np.float32(-9))
   np.testing.assert_allclose(person_shape.beyond_the_outline(shape, values), 0.7, atol=1e-4)
+
+
+# The room, and other places.
+
+
+def test_the_room_takes_its_share_and_is_brighter_on_the_lamps_side(encoded):
+  light = parse_light("right")
+  alone, half, all_of_it = (levels(encoded.relight(light, background=share)) for share in (0, 0.5, 1))
+  pixels = levels(encoded.pixels)
+  beside = cv2.dilate(figure(130), np.ones((15, 15))) == 0
+  np.testing.assert_array_equal(alone[beside], pixels[beside])
+  np.testing.assert_array_equal(half[150, 130], alone[150, 130])
+  change, whole = (np.where(beside[..., None], relit - pixels, 0)[:60].mean(axis=(0, 2)) for relit in (half, all_of_it))
+  assert change[-20:].mean() > change[:20].mean() + 3
+  assert (np.sign(whole[[0, -1]]) == np.sign(change[[0, -1]])).all()
+  assert (np.abs(whole[[0, -1]]) > 1.2 * np.abs(change[[0, -1]])).all()
+  # Smooth: gray levels of a pixel beside the next, but for the grain.
+  smooth = cv2.GaussianBlur((half - pixels)[:40].mean(axis=-1), (0, 0), 4)
+  assert np.abs(np.diff(smooth, axis=1)).max() < 1
+
+
+def test_a_backdrop_replaces_what_is_nobodys(encoded):
+  backdrop = np.full_like(encoded.pixels, (20, 200, 40))
+  relit = encoded.relight(parse_light("right"), backdrop=backdrop)
+  alpha = figure(130)
+  beside, inside = cv2.dilate(alpha, np.ones((15, 15))) == 0, cv2.erode(alpha, np.ones((9, 9))) == 1
+  np.testing.assert_array_equal(relit[beside], backdrop[beside])
+  np.testing.assert_allclose(relit[inside], encoded.relight(parse_light("right"))[inside], atol=1)
+  # The old wall does not shine through the edge: all there is red or green.
+  edge = ~beside & ~inside
+  assert relit[edge][:, 2].max() < 100
+  with pytest.raises(ValueError, match="a backdrop must be"):
+    encoded.relight(parse_light("right"), backdrop=backdrop[1:])
+
+
+def test_passes_say_what_the_light_sees(encoded):
+  passes = encoded.passes(parse_light("right"))
+  assert tuple(passes) == PASSES
+  inside = cv2.erode(figure(130), np.ones((9, 9))) == 1
+  for name, values in passes.items():
+    assert values.shape[:2] == encoded.pixels.shape[:2]
+    assert values.min() >= 0
+    assert values.max() <= 1
+    assert np.abs(values[:20]).max() == 0, name
+  assert passes["matte"][inside].min() == 1
+  np.testing.assert_allclose(np.linalg.norm(2 * passes["normals"][inside] - 1, axis=-1), 1, atol=0.1)
+  shoulders = np.s_[285:295]
+  assert passes["normals"][shoulders, 205, 0].mean() > 0.6 > 0.4 > passes["normals"][shoulders, 55, 0].mean()
+  assert passes["shading"][shoulders, 200].mean() > passes["shading"][shoulders, 60].mean()
+
+
+def test_a_camera_looks_at_the_middle_of_a_map():
+  panorama = np.zeros((64, 128, 3), np.float32)
+  panorama[28:36, 62:66, 0] = 1
+  panorama[28:36, 94:98, 1] = 1  # a quarter to the right
+  seen = backdrops.view(panorama, 60, 80)
+  assert seen[30, 40, 0] > 0.9
+  assert seen[..., 1].max() == 0
+  light = environment_light_of(panorama)
+  assert light[1] > 0.5  # and what it sees lights the person from behind
+  turned = backdrops.view(panorama, 60, 80, 90)
+  assert (turned[30, 40] > 0.9).tolist() in ([False, True, False], [False, False, False])
+  assert backdrops.view(panorama, 60, 80, 360) == pytest.approx(seen, abs=1e-3)
+
+
+def environment_light_of(panorama):
+  """The main direction of a map's red light, `[3]`."""
+  numbers = sh.environment(panorama)[0]
+  main = np.array([numbers[3], numbers[1], numbers[2]])
+  return main / np.linalg.norm(main)
+
+
+def test_a_picture_covers_the_photo(tmp_path):
+  picture = np.zeros((50, 200, 3), np.uint8)
+  picture[:, 100:] = 200
+  write_photo(tmp_path / "wall.png", Photo(picture))
+  seen = backdrops.backdrop(str(tmp_path / "wall.png"), (100, 100, 3), np.uint16)
+  assert seen.shape == (100, 100, 3)
+  assert seen.dtype == np.uint16
+  assert seen[50, 10, 0] == 0
+  assert seen[50, 90, 0] == 200 * 257
