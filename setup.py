@@ -5,6 +5,16 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What only some commands import; relighting a photo needs none of it.
+FILM = ["av>=17"]
+APP = [*FILM, "gradio>=6.31"]
+DATA = ["google-crc32c>=1.5", "libigl>=2.6.3", "numba>=0.61", "protobuf>=5", "tensorflow-datasets>=4.9.8"]
+# Training makes procedural faces where it is given no dataset.
+TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tensorboardX>=2.6.4"]
+MEDIAPIPE = ["mediapipe>=1.0"]
+BEAM = [*DATA, "apache-beam>=2.70"]
+ALL = sorted({*APP, *TRAIN, *MEDIAPIPE})
+
 setup(
   name="dpr_jax",
   version=re.search(
@@ -31,34 +41,25 @@ setup(
     "dpr_jax": ["py.typed", "weights/*.npz", "web/*"],
     "data_gen": ["canonical_face.npz", "heads/landmarks.csv"],
   },
+  entry_points={"console_scripts": ["dpr-jax = dpr_jax.cli.program:main"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
-    "av>=17",
     "filelock>=3.12",
     "flatbuffers>=24.3",  # jax.export writes by it, and does not require it
     "flax>=0.12",
-    "google-crc32c>=1.5",
-    "grain>=0.2.18",
     "jax>=0.10",
-    "libigl>=2.6.3",
     "ml_collections>=1.1",
     "ml_dtypes>=0.5",
-    "numba>=0.61",
     "numpy>=2.1",
     # The one OpenCV wheel: MediaPipe (an extra) requires it, and a second one would overwrite its files.
     "opencv-contrib-python>=5.0",
     "openexr>=3.3",
-    "optax>=0.2.8",
-    "orbax-checkpoint>=0.12",
     "pillow>=11.3",
     "pillow-heif>=1.0",
     "pooch[progress]>=1.8",
-    "protobuf>=5",
     "scikit-image>=0.25",
     "scipy>=1.15",
-    "tensorboardX>=2.6.4",
-    "tensorflow-datasets>=4.9.8",
     "tqdm>=4.66",
   ],
   extras_require={
@@ -66,14 +67,18 @@ setup(
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "tfds": ["tensorflow"],
-    "beam": ["apache-beam>=2.70"],
-    "app": ["gradio>=6.31"],
-    "mediapipe": ["mediapipe>=1.0"],
+    "film": FILM,
+    "app": APP,
+    "data": DATA,
+    "train": TRAIN,
+    "mediapipe": MEDIAPIPE,
+    "beam": BEAM,
+    "all": ALL,
     "test": [
-      "apache-beam>=2.70",
-      "gradio>=6.31",
+      *ALL,
+      *BEAM,
+      "build",
       "imagecodecs",
-      "mediapipe>=1.0",
       "playwright>=1.60",
       "pyshtools",
       "pytest>=8",

@@ -6,7 +6,6 @@ MediaPipe must be at hand (pip install -e ".[mediapipe]"): it is the teacher. A 
 stage that it was in when the same command is given again.
 """
 
-import os
 from pathlib import Path
 
 from absl import flags, logging
@@ -40,7 +39,7 @@ def main() -> None:
     if flag.value < 1:
       raise BadInput(f"--{flag.name} {flag.value}: must be at least 1")
   logging.set_verbosity(logging.INFO)
-  from dpr_jax.cpu import keep_memory
+  from dpr_jax.cpu import available_cores, keep_memory
 
   keep_memory()
   from data_gen.face_finder.recipe import Recipe, make_face_finder
@@ -57,7 +56,7 @@ def main() -> None:
     seed=_SEED.value,
   )
   make_face_finder(
-    recipe, Path(_WORKDIR.value), Path(_OUT.value), workers=len(os.sched_getaffinity(0)), overwrite=_OVERWRITE.value
+    recipe, Path(_WORKDIR.value), Path(_OUT.value), workers=available_cores(), overwrite=_OVERWRITE.value
   )
 
 

@@ -46,6 +46,7 @@ from data_gen.synthesis import (
 )
 from data_gen.target_lights import LightSource
 from dpr_jax import records, traced
+from dpr_jax.cpu import available_cores
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import MissingSystemLibrary, import_native
 
@@ -442,7 +443,7 @@ def export_procedural_faces(path: Path, *, count: int, size: int, lights_per_ima
       if theirs.get(name) != value:
         raise BadInput(f"{path}: holds a dataset with other {name} ({theirs.get(name)}, now {value}); remove it")
     return
-  export(settings, path, workers=len(os.sched_getaffinity(0)))
+  export(settings, path, workers=available_cores())
 
 
 def _results(

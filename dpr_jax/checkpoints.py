@@ -15,17 +15,14 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-import dpr_jax
-from dpr_jax import assets, pytorch_weights
+from dpr_jax import pytorch_weights
 from dpr_jax.encoding import NUM_LEVELS
 from dpr_jax.errors import BadInput
 from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output
+from dpr_jax.registry import DEFAULT, WEIGHTS
 
-DEFAULT = "default"
-OFFICIAL = ("official-512", "official-1024")
-
-_PACKAGED = Path(dpr_jax.__file__).with_name("weights") / "default.npz"
+OFFICIAL = tuple(name for name, weights in WEIGHTS.items() if not weights.file)
 
 _ARCHIVE = ".npz"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
@@ -58,11 +55,11 @@ def load_params(source: str | os.PathLike):
     BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
-  path = assets.asset_path(name) if name in OFFICIAL else Path(_PACKAGED if name == DEFAULT else name)
+  path = WEIGHTS[name].path() if name in WEIGHTS else Path(name)
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join((DEFAULT, *OFFICIAL))}")
+    raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(WEIGHTS)}")
   if path.suffix == _ARCHIVE:
     variables = read_archive(path)
   else:

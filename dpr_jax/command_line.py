@@ -1,22 +1,54 @@
-"""What the entry scripts share: flags with dashes or underscores, one line for every error, exit codes."""
+"""What the commands share: flags with dashes or underscores, one line for every error, exit codes."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import app, flags, logging
 
+import dpr_jax
 from dpr_jax.errors import BadInput
 from dpr_jax.native_libraries import MissingSystemLibrary
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
 
+# Packages that an installation may lack, and the extra that brings them.
+EXTRAS = {
+  "av": "film",
+  "gradio": "app",
+  "google_crc32c": "data",
+  "igl": "data",
+  "numba": "data",
+  "tensorflow_datasets": "data",
+  "grain": "train",
+  "orbax": "train",
+  "tensorboardX": "train",
+}
+
 
 def run(main: Callable[[], None]) -> None:
-  """Parses the flags, runs `main`, and exits: 0, or 2 after one line on stderr that says what and where."""
+  """Parses the flags, runs `main`, and exits: 0, or 2 after one line on stderr that says what and where.
+
+  Where `main` is of another module than the script that was started, `--help` shows that module's docstring and flags.
+  """
+  _speak_for(sys.modules[main.__module__])
   app.run(lambda _: _report(main), flags_parser=_parse_flags)
+
+
+def _speak_for(module: ModuleType) -> None:
+  """Gives this program the docstring and the flags of a module."""
+  program = sys.modules["__main__"]
+  if module is program:
+    return
+  script = Path(sys.argv[0]).name
+  said = script if script.startswith("dpr-jax") else f"python {script}"
+  program.__doc__ = module.__doc__.replace(f"dpr-jax {module.__name__.rpartition('.')[2]}", said)
+  for flag in flags.FLAGS.get_flags_for_module(module.__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def fail(message: str) -> None:
@@ -32,6 +64,11 @@ def _report(main: Callable[[], None]) -> None:
     main()
   except (BadInput, MissingSystemLibrary) as error:
     fail(str(error))
+  except ModuleNotFoundError as error:
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+      raise
+    fail(f'this needs the package {package}, of an extra: pip install "dpr_jax[{EXTRAS[package]}]"')
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
@@ -39,7 +76,7 @@ def _report(main: Callable[[], None]) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Absl's parser, for which `--no-align` is `--no_align`; anything left over is an error."""
-  spelled = []
+  spelled: list[str] = []
   for position, word in enumerate(argv):
     if word == "--":
       spelled += argv[position:]
@@ -47,7 +84,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     name, equals, value = word.partition("=")
     spelled.append(name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word)
   try:
-    rest = flags.FLAGS(spelled, known_only=False)
+    rest = flags.FLAGS([_with_recipe(word) for word in spelled], known_only=False)
   except flags.Error as error:
     if "parsing config file" in str(error):
       fail(config_problem(error, spelled))
@@ -57,6 +94,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   if len(rest) > 1:
     fail(f"unexpected argument {rest[1]!r}; flags begin with --")
   return rest
+
+
+def _with_recipe(word: str) -> str:
+  """`--config=NAME` or `--config=configs/NAME.py`, with or without `:VARIANT`: a recipe of this package has a path."""
+  path, colon, variant = word.removeprefix("--config=").partition(":")
+  recipe = Path(dpr_jax.__file__).with_name("configs") / f"{Path(path).stem}.py"
+  known = word.startswith("--config=") and path in (recipe.stem, f"configs/{recipe.name}")
+  if not known or os.path.isfile(path) or not recipe.is_file():
+    return word
+  return f"--config={recipe}{colon}{variant}"
 
 
 def config_problem(error: Exception, words: Sequence[str] | None = None) -> str:

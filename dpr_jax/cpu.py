@@ -1,6 +1,7 @@
 """What makes XLA fast on a CPU: memory that a program keeps, and the choice of its convolution library."""
 
 import ctypes
+import os
 import sys
 
 import jax
@@ -30,6 +31,11 @@ def keep_memory() -> bool:
     return False
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def available_cores() -> int:
+  """How many cores this process may use; where the platform does not tell, all of them."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiler_options() -> dict[str, str]:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from dpr_jax import metrics, pictures, records
 from dpr_jax.checkpoints import load_params
 from dpr_jax.color import photo_luminance
+from dpr_jax.cpu import available_cores
 from dpr_jax.encoding import ALL_SKIPS
 from dpr_jax.errors import BadInput
 from dpr_jax.input_pipeline import Augmentation, RecordSource
@@ -238,7 +239,7 @@ class Evaluator:
     if self._cache is not None:
       yield from self._cache
       return
-    workers = len(os.sched_getaffinity(0))
+    workers = available_cores()
     with ThreadPoolExecutor(workers) as pool:
       faces = _in_order(pool, self._face, range(self.num_faces), ahead=2 * workers)
       yield from (face for face in faces if face is not None)
@@ -272,7 +273,7 @@ class Evaluator:
     batch_size = devices * max(1, min(_BATCH_PIXELS // self.size**2, -(-self.num_faces // devices)))
     scores = Scores()
     with (
-      ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+      ThreadPoolExecutor(available_cores()) as pool,
       contextlib.closing(self._tasks()) as tasks,
       tqdm(total=self.num_faces, desc=label, unit=" faces", disable=None if label else True, dynamic_ncols=True) as bar,
     ):

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from dpr_jax import backdrops, pictures, sh
 from dpr_jax import light as light_module
-from dpr_jax.checkpoints import DEFAULT
 from dpr_jax.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import FACE_FINDERS
@@ -26,6 +25,7 @@ from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
 from dpr_jax.photo_formats import WRITTEN_FORMATS, sort_photos
 from dpr_jax.portrait import PASSES, Portrait, WholePhoto
+from dpr_jax.registry import DEFAULT
 from dpr_jax.relighter import Relighter
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")

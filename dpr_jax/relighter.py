@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from dpr_jax.checkpoints import DEFAULT, load_params
+from dpr_jax.checkpoints import load_params
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import Face, FaceFinder, choose_face_finder, open_face_finder
 from dpr_jax.light import Light, as_light
@@ -18,6 +18,7 @@ from dpr_jax.networks import network_for
 from dpr_jax.person import Segmenter, open_segmenter
 from dpr_jax.photo import read_photo
 from dpr_jax.portrait import Portrait
+from dpr_jax.registry import DEFAULT
 
 # A photo's file, its pixels `[H, W, 3]` RGB (uint8 or uint16), or what `Relighter.encode` made of it.
 Source = str | os.PathLike | np.ndarray | Portrait

@@ -1,4 +1,4 @@
-"""What a training run is made of: every field, its default and its meaning. `configs/` holds the recipes."""
+"""What a training run is made of: every field, its default and its meaning. `dpr_jax/configs/` holds the recipes."""
 
 import difflib
 import functools

@@ -1,7 +1,6 @@
 """Every recipe and every variant loads, is a config that a run can be made with, and trains."""
 
 import importlib
-import sys
 
 import jax
 import numpy as np
@@ -15,18 +14,15 @@ from dpr_jax.training import create_train_state, data_mesh, make_train_step, net
 from dpr_jax.training_config import check_config, in_steps
 from dpr_jax.views import Faces, Views
 
-RECIPES = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "__init__")
+RECIPES = sorted(path.stem for path in ROOT.glob("dpr_jax/configs/*.py") if path.stem != "__init__")
 VARIANTS = [(name, arg) for name in RECIPES for arg in ("", "smoke")] + [
   ("portraits_256", "procedural"),
   ("portraits_256", "default"),
 ]
 
 
-sys.path.insert(0, str(ROOT))  # as it is when train.py is started
-
-
 def recipe(name, arg=""):
-  return importlib.import_module(f"configs.{name}").get_config(arg)
+  return importlib.import_module(f"dpr_jax.configs.{name}").get_config(arg)
 
 
 def test_these_are_the_recipes():

@@ -146,9 +146,9 @@ def parse(commands: list[list[str]]) -> list[tuple[bool, str]]:
 
 _WRONG = {
   "relight.py --image=portrait.jpg --lihgt=left --out=relit.jpg": "Unknown command line flag 'lihgt'",
-  "train.py --config=configs/dpr.py --config.data.foldr=dataset --workdir=run": "config.data.foldr: no such field",
-  "train.py --config=configs/dpr.py:fast --workdir=run": "config variant 'fast' is not known",
-  "train.py --config=configs/dpr.py --config.data.size=500 --workdir=run": "config.data.size is 500",
+  "train.py --config=dpr --config.data.foldr=dataset --workdir=run": "config.data.foldr: no such field",
+  "train.py --config=dpr:fast --workdir=run": "config variant 'fast' is not known",
+  "train.py --config=dpr --config.data.size=500 --workdir=run": "config.data.size is 500",
   "export_dataset.py --out=dataset more": "unexpected argument 'more'",
 }
 
@@ -157,7 +157,7 @@ _WRONG = {
 def parsed() -> dict[str, tuple[bool, str]]:
   commands = {line: our_command(line) for line in OURS}
   commands |= {line: line.split() for line in _WRONG} | {script: [script] for script in ENTRIES if script != "train.py"}
-  commands["train.py"] = ["train.py", "--config=configs/dpr.py"]
+  commands["train.py"] = ["train.py", "--config=dpr"]
   return dict(zip(commands, parse(list(commands.values())), strict=True))
 
 
@@ -268,11 +268,13 @@ def start(line: str, *more: str) -> None:
     patch.setattr(traced, "enable_compilation_cache", lambda: None)
     try:
       names = runpy.run_path(str(ROOT / script), run_name="started")
-      patch.setattr(sys, "argv", [script, *map(from_here, words), *more])
+      patch.setattr(sys, "argv", [script, *words, *more])
       command_line._parse_flags(sys.argv)
       names["main"]()
     finally:
       signal.signal(signal.SIGTERM, handler)
+      for module in [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("dpr_jax.cli.")]:
+        sys.modules.pop(module, None)  # which defines its flags anew for the next command
       for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
 
@@ -281,15 +283,10 @@ def start_alone(line: str, *more: str) -> str:
   """Runs a command of a page in a process of its own."""
   script, *words = our_command(line)
   result = subprocess.run(
-    [sys.executable, str(ROOT / script), *map(from_here, words), *more], capture_output=True, text=True, check=False
+    [sys.executable, str(ROOT / script), *words, *more], capture_output=True, text=True, check=False
   )
   assert result.returncode == 0, result.stderr
   return result.stdout
-
-
-def from_here(word: str) -> str:
-  """The recipes lie where the pages have commands started; these run in another folder."""
-  return word.replace("--config=configs", f"--config={ROOT / 'configs'}")
 
 
 def flag(line: str, name: str) -> str | None:

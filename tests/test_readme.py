@@ -77,8 +77,8 @@ def run(desk):
 
 
 def start(script, command, folder, *more):
-  """Runs a command of the README, which a user starts where the recipes are, in another folder."""
-  words = [word.replace("--config=configs", f"--config={ROOT / 'configs'}") for word in shlex.split(command)[2:]]
+  """Runs a command of the README in a folder."""
+  words = shlex.split(command)[2:]
   result = subprocess.run(
     [sys.executable, str(ROOT / script), *words, *more], cwd=folder, capture_output=True, text=True, check=False
   )

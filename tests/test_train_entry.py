@@ -139,6 +139,6 @@ def test_the_flags_are_shown_without_a_heavy_import(folder, tmp_path):
   environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
   done = subprocess.run(command("--help"), cwd=folder, env=environment, capture_output=True, text=True)
   assert (done.returncode, done.stderr) == (1, "")
-  assert "python train.py --config=configs/portraits_256.py:smoke --workdir=run" in done.stdout
+  assert "python train.py --config=portraits_256:smoke --workdir=run" in done.stdout
   for flag in ("--config:", "--workdir:", "--[no]dry_run:"):
     assert flag in done.stdout

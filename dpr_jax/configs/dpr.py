@@ -1,11 +1,11 @@
 """The paper's recipe at 512 pixels, on the stored pairs of a dataset.
 
 python export_dataset.py --source=celeba_hq --aligned --size=512 --ratio=published --out=dataset
-python train.py --config=configs/dpr.py --workdir=runs/dpr --config.data.folder=dataset
+python train.py --config=dpr --workdir=runs/dpr --config.data.folder=dataset
 
 The paper's pictures are relit in L of Lab, which `--ratio=published` asks for; the recipe takes linear ones as well.
 
-`configs/dpr.py:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
+`dpr:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
 
 From the paper (Zhou et al. 2019) as we remember it, which was not at hand to be checked: images of 512 pixels; 27,627
 photos of CelebA-HQ, each relit under 5 lights, 138,135 images; the terms of the loss and their divisors, and 0.5 as

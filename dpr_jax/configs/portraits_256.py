@@ -1,17 +1,17 @@
 """Portraits at 256 pixels, relit to fresh lights in every step: no face is ever seen twice under the same light.
 
 python export_dataset.py --source=portraits --size=256 --out=dataset_256
-python train.py --config=configs/portraits_256.py --workdir=runs/portraits_256 --config.data.folder=dataset_256
+python train.py --config=portraits_256 --workdir=runs/portraits_256 --config.data.folder=dataset_256
 
-`configs/portraits_256.py:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
+`portraits_256:smoke` is the same in small, with a procedural dataset of its own, for two CPU cores.
 
-python train.py --config=configs/portraits_256.py:procedural --workdir=runs/procedural
+python train.py --config=portraits_256:procedural --workdir=runs/procedural
 
 is its bigger sister: 128 pixels, 1200 procedural faces (which it makes first), no discriminator; 35 minutes on two busy
 CPU cores. On held-out faces and lights its si-MSE is 0.161 of the identity baseline's (curve and grid: BUILD_NOTES.md).
 
 python export_dataset.py --source=portraits --keep_gray --size=256 --ratio=linear --out=dataset_256
-python train.py --config=configs/portraits_256.py:default --workdir=runs/default --config.data.folder=dataset_256
+python train.py --config=portraits_256:default --workdir=runs/default --config.data.folder=dataset_256
 python export_weights.py --weights=runs/default --out=default.npz
 
 is the recipe of the weights `default`, from portraits to the file in the package: the ratio network, taught by faces
@@ -20,12 +20,12 @@ discriminator. With 725 portraits it took 70 minutes on two CPU cores that had o
 portraits under held-out lights its si-MSE is 0.11 of the identity baseline's. What it makes of real photos is in
 MODEL_CARD.md.
 
-Loss and Adam as in `configs/dpr.py` where nothing else is said; everything else is ours.
+Loss and Adam as in `dpr` where nothing else is said; everything else is ours.
 """
 
 from ml_collections import ConfigDict
 
-from configs import dpr
+from dpr_jax.configs import dpr
 
 
 def get_config(arg: str = "") -> ConfigDict:

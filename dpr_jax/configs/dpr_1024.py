@@ -1,10 +1,10 @@
 """The 1024 network: a trained 512 network between a new stem and a new head, fine-tuned at 1024 pixels.
 
 python export_dataset.py --source=celeba_hq --aligned --size=1024 --ratio=published --out=dataset_1024
-python train.py --config=configs/dpr_1024.py --workdir=runs/dpr_1024 --config.data.folder=dataset_1024
+python train.py --config=dpr_1024 --workdir=runs/dpr_1024 --config.data.folder=dataset_1024
 
-It begins with the 512 network of the run in runs/dpr (`configs/dpr.py`); `--config.network.init` names another workdir
-or file of weights, official-512, or official-1024 to go on from a whole network. `configs/dpr_1024.py:smoke` is the
+It begins with the 512 network of the run in runs/dpr (`dpr`); `--config.network.init` names another workdir
+or file of weights, official-512, or official-1024 to go on from a whole network. `dpr_1024:smoke` is the
 same in small, around a random trunk, with a procedural dataset of its own, for two CPU cores.
 
 That the 512 network is wrapped and then trained further is the authors'; batch size, number of steps and learning rates
@@ -13,7 +13,7 @@ are ours.
 
 from ml_collections import ConfigDict
 
-from configs import dpr
+from dpr_jax.configs import dpr
 
 _ALL_ON = (0, 0, 0, 0)  # the trunk has learnt to relight without skip connections
 
