@@ -1,5 +1,6 @@
 """MediaPipe's image segmenter: person or not, in 256 x 256 pixels. Needs the extra `mediapipe`."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class MediaPipeSegmenter:
 
   def __init__(self, model: Path):
     """Loads a model of one class (person) or of several (of which the first is background)."""
-    self._mediapipe = import_native("mediapipe")
+    self._mediapipe, self._lock = import_native("mediapipe"), threading.Lock()
     tasks = import_native("mediapipe.tasks.python")
     options = tasks.vision.ImageSegmenterOptions(
       base_options=tasks.BaseOptions(model_asset_path=str(model)), output_confidence_masks=True
@@ -39,8 +40,10 @@ class MediaPipeSegmenter:
     # MediaPipe's own enlarging shows blocks, so it gets the picture as its network sees it.
     small = np.ascontiguousarray(cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
     image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=small)
-    masks = [mask.numpy_view().reshape(_SIDE, _SIDE) for mask in self._segmenter.segment(image).confidence_masks]
-    return (masks[0] if len(masks) == 1 else 1 - masks[0]).astype(np.float32)
+    with self._lock:
+      found = self._segmenter.segment(image).confidence_masks
+      masks = [mask.numpy_view().reshape(_SIDE, _SIDE) for mask in found]
+      return np.array(masks[0] if len(masks) == 1 else 1 - masks[0], np.float32)
 
   def close(self) -> None:
     """Frees the model."""

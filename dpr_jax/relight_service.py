@@ -94,7 +94,7 @@ class RelightService:
   ):
     self.weights = tuple(weights)
     self._max_pixels = max_pixels
-    self._relighters = {name: Relighter(name) for name in self.weights}
+    self._relighters = {name: Relighter(name, face_finder=face_finder) for name in self.weights}
     self._finder, self._finder_lock = open_face_finder(face_finder), threading.Lock()
     self._kept = _Kept(_KEPT_BYTES)
     seconds = max(SECONDS, round(_DECODING_SECONDS * max_pixels))

@@ -4,6 +4,7 @@
 """
 
 import os
+import threading
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -68,6 +69,7 @@ class Relighter:
     self._finder: FaceFinder | None = None
     self._segmenter: Segmenter | None = None
     self._segmenter_opened = False
+    self._opening = threading.Lock()  # a server encodes in several threads
 
   def __enter__(self) -> "Relighter":
     return self
@@ -98,11 +100,12 @@ class Relighter:
   @property
   def segmenter(self) -> Segmenter | None:
     """What finds whole persons, open; None with the embedded face finder, and where its model is not at hand."""
-    if not self._segmenter_opened:
-      chosen = choose_face_finder(self._face_finder) if self._finder is None else self._finder.name
-      self._segmenter = open_segmenter() if chosen == "mediapipe" else None
-      self._segmenter_opened = True
-    return self._segmenter
+    with self._opening:
+      if not self._segmenter_opened:
+        chosen = choose_face_finder(self._face_finder) if self._finder is None else self._finder.name
+        self._segmenter = open_segmenter() if chosen == "mediapipe" else None
+        self._segmenter_opened = True
+      return self._segmenter
 
   def light(self, text: str, *, env_rotate: float = 0.0) -> Light:
     """`parse_light`, by this network and face finder."""
