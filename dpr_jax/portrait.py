@@ -42,6 +42,8 @@ _RATIO_OFFSET = 0.04
 # L / 100 from which on it keeps an edge.
 _GUIDE_RADIUS = 4
 _GUIDE_EPSILON = 0.02**2
+# How many stops brighter and darker what is only guessed of a person gets at most.
+_GUESSED_STOPS = (1.0, 2.0)
 # The room behind the persons: how far its sides are turned to the sides, how much light it throws back, and by how many
 # stops it may change.
 _ROOM_CELLS, _ROOM_BULGE, _ROOM_FILL, _ROOM_STOPS = 33, 0.7, 0.2, 2.0
@@ -241,11 +243,11 @@ class Portrait:
   def _edit(self, face: FramedFace, light: Light, stops: float) -> "_Edit":
     """What a light changes around a face, and on its person."""
     ratio, gain = self._log_ratio(face, light)
-    gain += np.log(2) * stops
-    lines = _local_lines(face.luminance, _within_stops(ratio + gain))
+    brighter = np.log(2) * stops
+    lines = _local_lines(face.luminance, _within_stops(ratio + gain + brighter))
     maps = np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32)
-    beyond = face.person and _person_log_ratio(face.person, light, gain)
-    return _Edit(face, gain, maps, beyond)
+    beyond = None if face.person is None else _person_log_ratio(face.person, light, gain) + np.float32(brighter)
+    return _Edit(face, gain + brighter, maps, beyond)
 
   def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
     """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
@@ -285,6 +287,10 @@ def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
   count = next(count for count in _LAMP_COUNTS if count >= len(light.towards))
   lit = person_shape.shading(person.shape, with_lamps(light, count))
   ratio = np.log(lit) - np.log(person.shading) + gain
+  # Where shape is guessed from an outline, less is changed: burnt white shirts tell of every error.
+  change = np.log(luminance(np.exp(ratio)))
+  limit = np.log(2) * np.where(change > 0, *_GUESSED_STOPS)
+  ratio += ((1 - person.shape.known) * (limit * np.tanh(change / limit) - change))[..., None]
   return person_shape.beyond_the_outline(person.shape, _within_stops(ratio))
 
 

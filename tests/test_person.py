@@ -6,7 +6,7 @@ import pytest
 from test_hourglass import SMALL_RATIO, random_variables
 from test_portrait import LIGHT_FROM_RIGHT, face_at, levels, stub  # noqa: F401
 
-from dpr_jax import backdrops, person, person_shape, sh
+from dpr_jax import backdrops, person, person_shape, portrait, sh
 from dpr_jax.faces import frame_face
 from dpr_jax.lights import parse_light
 from dpr_jax.person import find_person
@@ -150,6 +150,16 @@ def test_the_outline_is_inflated_and_goes_over_into_what_the_network_sees(encode
   assert abs(shape.normal[row, middle, 0]) < 0.1
   relief = shape.depth[row]
   assert relief[middle] > max(relief[left], relief[right]) + 0.02
+
+
+@pytest.mark.parametrize("gain", [-9.0, 9.0])
+def test_what_is_guessed_of_a_shape_changes_within_bounds(encoded, gain):
+  person = encoded.faces[0].person
+  ratio = portrait._person_log_ratio(person, parse_light("left"), gain) / np.log(2)
+  guessed = (person.shape.known == 0) & (person.shape.inside > 0)
+  assert guessed.sum() > 1000
+  assert -2.05 < ratio[guessed].min() <= ratio[guessed].max() < 1.05
+  assert np.abs(ratio[person.shape.known > 0.9]).max() > 3
 
 
 def test_beyond_the_outline_values_go_on(encoded):
