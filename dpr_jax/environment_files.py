@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dpr_jax.errors import BadInput
-from dpr_jax.native_libraries import import_native
+from dpr_jax.native_libraries import import_native, native_log_silenced
 
 ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")
 MAX_PIXELS = 2**27
@@ -180,7 +180,10 @@ def _read_exr(path: str, max_pixels: int) -> np.ndarray:
   import OpenEXR  # 5 MB that only this kind of light needs
 
   try:
-    with OpenEXR.File(path, header_only=True) as file:  # which takes the headers with it when it is closed
+    with (
+      native_log_silenced(),
+      OpenEXR.File(path, header_only=True) as file,
+    ):  # which takes the headers with it when it is closed
       first, *others = (part.header for part in file.parts)
       display, window = _window(first, "displayWindow"), _window(first, "dataWindow")
       sizes = [_window(header, "dataWindow")[2:] for header in (first, *others)]
@@ -196,7 +199,7 @@ def _read_exr(path: str, max_pixels: int) -> np.ndarray:
         f"{_MOST_CHANNELS * max_pixels} are read"
       )
     names = _colour_channels(path, names)
-    with OpenEXR.File(path, separate_channels=True) as file:
+    with native_log_silenced(), OpenEXR.File(path, separate_channels=True) as file:
       channels = file.channels()
       planes = [np.asarray(channels[name].pixels, np.float32) for name in names]
   except BadInput:

@@ -1,7 +1,5 @@
 """MediaPipe's face landmarker: 478 landmarks of every face, whatever the photo's size. Needs the extra `mediapipe`."""
 
-import contextlib
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from dpr_jax.assets import asset_path
 from dpr_jax.errors import BadInput
 from dpr_jax.faces import SMALLEST_FACE, Face, is_installed, overlap
-from dpr_jax.native_libraries import import_native, missing_system_library
+from dpr_jax.native_libraries import import_native, missing_system_library, native_log_silenced
 from dpr_jax.photo import to_8_bits
 
 cv2 = import_native("cv2")
@@ -173,20 +171,3 @@ def quiet(landmarker: type) -> type:
   theirs would end in a traceback.
   """
   return type(landmarker.__name__, (landmarker,), {"__del__": lambda _: None})
-
-
-@contextlib.contextmanager
-def native_log_silenced() -> Iterator[None]:
-  """Keeps the start-up chatter of MediaPipe's native code from the user's terminal; its errors arrive as exceptions."""
-  try:
-    saved = os.dup(2)
-  except OSError:  # stderr is closed: nothing to silence
-    yield
-    return
-  try:
-    with open(os.devnull, "wb") as devnull:
-      os.dup2(devnull.fileno(), 2)
-    yield
-  finally:
-    os.dup2(saved, 2)
-    os.close(saved)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dpr_jax.mediapipe_faces import native_log_silenced, quiet
-from dpr_jax.native_libraries import import_native, missing_system_library
+from dpr_jax.mediapipe_faces import quiet
+from dpr_jax.native_libraries import import_native, missing_system_library, native_log_silenced
 
 cv2 = import_native("cv2")
 

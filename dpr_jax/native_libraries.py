@@ -1,4 +1,4 @@
-"""Imports of packages that need system libraries, with a clear sentence where those are missing.
+"""Packages in native code: a clear sentence where a system library is missing, and silence where they would talk.
 
 A bare container lacks the OpenGL libraries that the OpenCV and MediaPipe wheels link against, and the loader's own
 message names a shared object, not the package that brings it.
@@ -6,7 +6,10 @@ message names a shared object, not the package that brings it.
 
 import contextlib
 import importlib
+import io
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -14,6 +17,9 @@ _SYSTEM_PACKAGES = {
   "cv2": "libgl1 libglib2.0-0",
   "mediapipe": "libegl1 libgles2 libgl1",
 }
+
+
+_silence = threading.RLock()
 
 
 class MissingSystemLibrary(ImportError):
@@ -38,6 +44,26 @@ def import_native(name: str) -> ModuleType:
   if name == "cv2":
     module.utils.logging.setLogLevel(module.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read, we say
   return module
+
+
+@contextlib.contextmanager
+def native_log_silenced() -> Iterator[None]:
+  """Keeps what native code prints from the user's terminal; its errors arrive as exceptions. One thread at a time.
+
+  What Python prints is kept back too: a library's own binding may.
+  """
+  with _silence, contextlib.ExitStack() as stack:
+    try:
+      saved = os.dup(2)
+    except OSError:  # stderr is closed: nothing to silence
+      yield
+      return
+    stack.callback(os.close, saved)
+    with open(os.devnull, "wb") as devnull:
+      os.dup2(devnull.fileno(), 2)
+    stack.callback(os.dup2, saved, 2)
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    yield
 
 
 @contextlib.contextmanager

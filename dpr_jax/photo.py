@@ -8,6 +8,7 @@ import re
 import stat
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,13 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from dpr_jax import color_tags
 from dpr_jax.errors import BadInput
-from dpr_jax.native_libraries import import_native
+from dpr_jax.native_libraries import import_native, native_log_silenced
 from dpr_jax.output_files import atomic_output
 from dpr_jax.photo_formats import HEAD_BYTES, KNOWN, WRITTEN_FORMATS, format_of
 from dpr_jax.tiff_pixels import TiffPixels
 
 cv2 = import_native("cv2")
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, without which photos are read
 
 _FORMATS_WITH_ALPHA = {"PNG", "WEBP", "TIFF"}
 _FORMATS_WITH_16_BITS = {"PNG", "TIFF"}
@@ -121,7 +123,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
   try:
     if not stat.S_ISREG(path.stat().st_mode):
       raise BadInput(f"{path}: is not a file")
-    with path.open("rb") as file:
+    with path.open("rb") as file, _libtiff_silenced(file):
       opened = _open(path, file)
       width, height = opened.size
       if width * height > max_pixels:
@@ -171,6 +173,13 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, overwrite: bool = Fals
     except (ValueError, OSError, OverflowError, cv2.error) as error:
       raise BadInput(f"{path}: cannot be written as {image_format} ({_one_line(error)})") from error
     temporary.write_bytes(data)
+
+
+def _libtiff_silenced(file: BinaryIO) -> contextlib.AbstractContextManager[None]:
+  """Alone among the decoders, it prints what it finds wrong."""
+  photo_format = format_of(file.read(HEAD_BYTES))
+  file.seek(0)
+  return native_log_silenced() if photo_format is not None and photo_format.name == "TIFF" else contextlib.nullcontext()
 
 
 def _one_line(error: Exception) -> str:

@@ -239,3 +239,21 @@ def test_the_odd_maps(shared):
   for name in ("odd/angular_probe.hdr", "odd/vertical_cross.hdr", "hostile/chan.exr", "hostile/parts.exr"):
     with pytest.raises(BadInput):
       read_environment(shared(f"cases/{name}"))
+
+
+def test_nothing_that_openexr_says_of_a_damaged_file_reaches_the_user(tmp_path, capfd):
+  path = tmp_path / "map.exr"
+  radiance = np.ones((32, 64, 3), np.float16)
+  OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}, {"RGB": radiance}).write(
+    str(path)
+  )
+  content = bytearray(path.read_bytes())
+  content[-20:] = bytes(20)
+  place = content.index(b"screenWindowWidth") + 40
+  content[place : place + 24] = b"\xff" * 24  # where lines of pixels lie
+  path.write_bytes(content)
+  print("before")
+  with pytest.raises(BadInput, match="damaged"):
+    read_environment(path)
+  print("after")
+  assert capfd.readouterr() == ("before\nafter\n", "")
