@@ -48,6 +48,7 @@ from data_gen.target_lights import LightSource
 from dpr_jax import records, traced
 from dpr_jax.cpu import available_cores
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_json
 from dpr_jax.native_libraries import MissingSystemLibrary, import_native
 
 cv2 = import_native("cv2")
@@ -162,7 +163,7 @@ class ExportFolder:
   def note(self, shard: Shard) -> ShardNote | None:
     """What became of a shard, or None if it is not finished."""
     try:
-      note = json.loads((self._work / f"{shard.filename}.json").read_text(encoding="utf-8"))
+      note = read_json(self._work / f"{shard.filename}.json")
       if (self.path / shard.filename).stat().st_size != note["bytes"]:
         return None
     except (FileNotFoundError, ValueError):  # a power cut may leave an empty note
@@ -331,7 +332,7 @@ def _has_finished_shards(work: Path) -> bool:
 def _written_settings(work: Path) -> dict[str, object]:
   """Those of an export that was cut short after its first shard; empty if there are none."""
   try:
-    settings = json.loads((work / _SETTINGS).read_text(encoding="utf-8")) if _has_finished_shards(work) else {}
+    settings = read_json(work / _SETTINGS) if _has_finished_shards(work) else {}
   except (OSError, ValueError):
     settings = {}
   return settings if isinstance(settings, dict) else {}
@@ -436,7 +437,7 @@ def export_procedural_faces(path: Path, *, count: int, size: int, lights_per_ima
   settings = Settings(count=count, size=size, lights_per_image=lights_per_image)
   if (path / SUMMARY).exists() and not (path / _WORK).exists():
     try:
-      theirs = json.loads((path / SUMMARY).read_text(encoding="utf-8"))["settings"]
+      theirs = read_json(path / SUMMARY)["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise BadInput(f"{path / SUMMARY}: cannot be read as the summary of a dataset") from error
     for name, value in _without_places(settings).items():

@@ -3,16 +3,17 @@
 import io
 import math
 import os
-import pathlib
 
 import numpy as np
 
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_bytes
 from dpr_jax.pytorch_weights import load_pickle
 
 _TYPES = {"f4", "f8", "i4", "i8", "u2", "u4"}
 _DEEPEST = 2  # dicts in dicts
 _MOST_DIMENSIONS = 32
+_MOST_BYTES = 2**30
 
 
 class _Notes:
@@ -63,7 +64,7 @@ def read_numpy_pickle(path: str | os.PathLike) -> object:
     BadInput: the file cannot be read, is truncated, or asks for code.
   """
   try:
-    content = pathlib.Path(path).read_bytes()
+    content = read_bytes(path, _MOST_BYTES)
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
   return _resolved(load_pickle(io.BytesIO(content), str(path), _GLOBALS), _DEEPEST)

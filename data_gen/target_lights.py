@@ -19,6 +19,7 @@ import numpy as np
 from dpr_jax import sh
 from dpr_jax.environment_files import read_environment
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_text
 from dpr_jax.light_files import read_coefficients
 from dpr_jax.light_prior import DC_RANGE, GRAY_WEIGHTS, draw_color_light
 from dpr_jax.native_libraries import import_native
@@ -174,7 +175,7 @@ def _list_files(folder: Path, names: str | os.PathLike | None) -> list[Path]:
     return files
   known = {name: file for file in files for name in (file.stem, file.name)}
   try:
-    lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(names, encoding="utf-8-sig").splitlines()
   except (OSError, ValueError) as error:
     raise BadInput(f"{names}: cannot be read as a list of names ({getattr(error, 'strerror', error)})") from error
   wanted = [line.strip() for line in lines if line.strip()]

@@ -5,7 +5,6 @@ threads or processes decode nor over how many hosts it is spread changes anythin
 """
 
 import functools
-import json
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict
 from dpr_jax import records, sh
 from dpr_jax.color import lightness_of_luminance, luminance_of_lightness, photo_luminance
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_json
 from dpr_jax.native_libraries import import_native
 from dpr_jax.records import EncodedRecord, Record
 from dpr_jax.views import FACE_AXES, Faces, Views
@@ -139,7 +139,7 @@ class MixedSource:
 def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
   """How many records the export wrote into each shard, or None where its notes do not say."""
   try:
-    splits = json.loads((folder / "dataset_info.json").read_bytes())["splits"]
+    splits = read_json(folder / "dataset_info.json")["splits"]
     (lengths,) = (info["shardLengths"] for info in splits if info["name"] == split)
     lengths = [int(length) for length in lengths]
   except (OSError, ValueError, KeyError, TypeError):
@@ -150,7 +150,7 @@ def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
 def _is_rendered(folder: Path) -> bool:
   """Whether the export says that its normals are those of rendered heads; False where it says nothing."""
   try:
-    return json.loads((folder / "export.json").read_bytes())["settings"]["normals"] == "synthetic"
+    return read_json(folder / "export.json")["settings"]["normals"] == "synthetic"
   except (OSError, ValueError, KeyError, TypeError):
     return False
 

@@ -36,6 +36,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import check_regular
 from dpr_jax.native_libraries import import_native
 from dpr_jax.output_files import atomic_output
 
@@ -507,6 +508,7 @@ def read_record_at(file: BinaryIO, offset: int, name: str = "") -> bytes:
 
 def _open(path: str | os.PathLike) -> BinaryIO:
   try:
+    check_regular(path)
     return open(path, "rb", buffering=0)
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from dpr_jax.checkpoints import CHECKPOINTS, EMA, read_every_piece
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_json
 from dpr_jax.output_files import atomic_output
 from dpr_jax.training import TrainState
 
@@ -77,7 +78,7 @@ def check_not_foreign(workdir: Path) -> None:
 
 def _is_config(path: Path) -> bool:
   try:
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_json(path)
   except (OSError, ValueError):
     return False
   return isinstance(written, dict) and {"network", "data", "num_steps"} <= written.keys()
@@ -101,7 +102,7 @@ def read_config(workdir: Path, step: int) -> dict[str, Any]:
   """
   path = workdir / CHECKPOINTS / str(step) / "config" / "metadata"  # orbax's name for a JSON item
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
   except (OSError, ValueError) as error:
     raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 

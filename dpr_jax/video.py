@@ -34,6 +34,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from tqdm import tqdm
 
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import check_regular, read_json
 from dpr_jax.moving_portrait import MovingPortrait
 from dpr_jax.output_files import atomic_output, check_free
 from dpr_jax.portrait import Portrait
@@ -240,6 +241,7 @@ def _upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarra
 
 def _open(path: Path):
   try:
+    check_regular(path)
     with path.open("rb"):
       pass
     return av.open(f"{_FILE}{path}", metadata_errors="replace")
@@ -373,7 +375,7 @@ class _Parts:
   def job(self) -> dict[str, Any]:
     """Of the run whose parts lie here; empty where nothing readable says so."""
     try:
-      job = json.loads(self._note.read_text(encoding="utf-8"))
+      job = read_json(self._note)
     except (OSError, ValueError):
       return {}
     return job if isinstance(job, dict) else {}
