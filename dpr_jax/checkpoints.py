@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import re
 import zipfile
@@ -18,6 +17,7 @@ from flax import traverse_util
 from dpr_jax import pytorch_weights
 from dpr_jax.encoding import NUM_LEVELS
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import read_json
 from dpr_jax.networks import network_for
 from dpr_jax.output_files import atomic_output
 from dpr_jax.registry import DEFAULT, WEIGHTS
@@ -117,10 +117,12 @@ def read_archive(path: Path):
   ) as error:  # zipfile, zlib and NumPy's parser of headers answer damaged files with nearly any exception
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
     raise BadInput(f"{path}: not an archive of weights, or a damaged one ({reason})") from error
-  if not all(array.dtype.kind == "f" for array in arrays.values()):
+  # What does not begin as an array NumPy gives back as bytes.
+  if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays.values()):
     raise BadInput(f"{path}: holds what are no floating-point numbers")
   try:
-    return traverse_util.unflatten_dict({keys: array.astype(np.float32) for keys, array in arrays.items()})
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused as such
+      return traverse_util.unflatten_dict({keys: array.astype(np.float32) for keys, array in arrays.items()})
   except (TypeError, KeyError, IndexError) as error:  # a name that is the beginning of another
     raise BadInput(f"{path}: the names of its arrays contradict each other") from error
 
@@ -171,7 +173,7 @@ def _restore(checkpoint: Path):
 def _warn_of_missing_skips(checkpoint: Path) -> None:
   """Says so where skip training had not come to its end: users of the weights have all connections on."""
   try:
-    skip_steps = json.loads((checkpoint / "config" / "metadata").read_text(encoding="utf-8"))["skip_steps"]
+    skip_steps = read_json(checkpoint / "config" / "metadata")["skip_steps"]
     on = sum(max(0, int(checkpoint.name) - 1) >= first for first in skip_steps)  # see `skip_training.skips_on`
   except (OSError, ValueError, KeyError, TypeError):  # not told: weights alone are enough
     return

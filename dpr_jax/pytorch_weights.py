@@ -25,6 +25,7 @@ import numpy as np
 from flax import traverse_util
 
 from dpr_jax.errors import BadInput
+from dpr_jax.input_files import check_regular
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -68,7 +69,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
     try:
       return self._allowed[module, name]
     except KeyError:
-      unwanted = repr(f"{module}.{name}")
+      unwanted = repr(textwrap.shorten(f"{module}.{name}", 150))
       raise BadInput(f"{self._source}: refuses to load global {unwanted}, which weights do not need") from None
 
   def persistent_load(self, pid):
@@ -380,6 +381,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
   path = pathlib.Path(path)
   source = str(path)
   try:
+    check_regular(path)
     with path.open("rb") as file:
       start = file.read(4)
       content = start + file.read() if start[:1] == pickle.PROTO else b""

@@ -14,7 +14,7 @@ import pytest
 from test_pytorch_weights import official_state_dict, save
 
 from dpr_jax import assets, light, relight_command
-from dpr_jax.checkpoints import OFFICIAL, load_params, save_params
+from dpr_jax.checkpoints import OFFICIAL, load_params, read_archive, save_params
 from dpr_jax.errors import BadInput
 from dpr_jax.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.photo import Photo, read_photo, write_photo
@@ -405,6 +405,18 @@ def test_archives_that_are_none_get_a_line(tmp_path, shared):
       load_params(shared(f"cases/hostile/{name}.npz"))
     assert str(refused.value).startswith(str(shared(f"cases/hostile/{name}.npz")))
     assert "\n" not in str(refused.value)
+
+
+def test_a_member_that_is_called_an_array_and_is_none_is_refused(tmp_path):
+  with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+    archive.writestr("a.npy", b"a text")
+  with pytest.raises(BadInput, match="no floating-point numbers"):
+    load_params(tmp_path / "text.npz")
+
+
+def test_numbers_beyond_float32_are_read_as_infinite_without_a_word(tmp_path):
+  np.savez(tmp_path / "large.npz", a=np.array([1e300, -1e300, 1.0]))
+  np.testing.assert_array_equal(read_archive(tmp_path / "large.npz")["a"], np.float32([np.inf, -np.inf, 1]))
 
 
 def test_an_archive_does_not_unpack_to_much_more_than_it_is(tmp_path):
