@@ -15,8 +15,8 @@ to old luminance,
 All but the last are relative to how much it varies over the face; median and 95th percentile over points and photos.
 Without MediaPipe's segmenter (`--no-segmenter`) the light ends around the head, as with the embedded finder.
 
-On rendered heads with hair before photographs, whose coverage is known: the sum of absolute differences of mattes, and
-that of their gradients' squares (Rhemann et al. 2009), in thousands of pixels of the head's square of 256.
+On rendered heads with hair before environment maps, whose coverage is known: the sum of absolute differences of mattes,
+and that of their gradients' squares (Rhemann et al. 2009), in thousands of pixels of the head's square of 256.
 """
 
 import argparse
@@ -157,16 +157,16 @@ def measure_heads(count: int, finder: FaceFinder, segmenter: Segmenter) -> None:
   from data_gen.portraits import generator
 
   model = load_people_model(portraits.heads_folder(), "held out")
-  backdrops = [pixels for _, pixels in photos(12)]
+  environments = portraits.load_environments(portraits.environments_folder(), held_out=True)
   rows = {"GrabCut": [], "person": [], "segmenter alone": []}
   for number in range(count):
     id = f"held-out-{number:04d}"
     view = portraits.draw_view(generator(0, "held-out head", id), model, 256, "held out")
     rng = generator(0, "held-out picture", id)
     surface = portraits.render_surface(rng, model, view)
-    behind = cv2.resize(backdrops[number % len(backdrops)][:200, :200], (256, 256))
+    behind = portraits.draw_backdrop(rng, 256, (environments[number % len(environments)], 40.0 * number))
     lit = np.clip(0.35 - 0.65 * surface.normal[..., 1:2], 0, 1) * surface.open_share.reshape(256, 256, -1)
-    linear = surface.albedo * lit + (1 - surface.coverage)[..., None] * srgb.to_linear(np.ascontiguousarray(behind))
+    linear = surface.albedo * lit + (1 - surface.coverage)[..., None] * behind
     pixels = srgb.from_linear(np.clip(linear, 0, 1))
     for face in finder.find(pixels)[:1]:
       framing = frame_face(face, 256)

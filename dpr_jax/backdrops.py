@@ -79,4 +79,5 @@ def view(panorama: np.ndarray, height: int, width: int, env_rotate: float = 0.0)
   rows, columns = panorama.shape[:2]
   x = (longitude / (2 * np.pi) + 0.5) * columns - 0.5
   y = (0.5 - elevation / np.pi) * rows - 0.5
-  return cv2.remap(panorama, x.astype(np.float32), y.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+  # Cubic weights would leave black rings around lamps.
+  return cv2.remap(panorama, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)

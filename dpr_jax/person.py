@@ -32,7 +32,7 @@ _PERSON = 0.5  # probability
 # What is surely person or background lies so far inside its own side of the edge, in sides of the square.
 _UNSURE = 0.035
 _SURE = 0.9
-_HOLE = 0.1  # the side of a hole that is filled, in sides of the square
+_HOLE = 0.2  # the side of a hole that is filled, in sides of the square
 # Radii within which colours are looked for, in sides of the square; wider ones where the nearer find nothing.
 _NEARBY = (0.05, 0.12, 0.3)
 _COLOUR_SIDE = 320

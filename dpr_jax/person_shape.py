@@ -26,6 +26,8 @@ SIDE = 192
 _SEAM = 0.2
 # Blurs of the outline that add up to its relief, in sides of the square, and the slope that each gives its edge.
 _BLURS, _SLOPE = (0.05, 0.12, 0.25, 0.5), 0.4
+# In cells: far from what casts a shadow its rays take long steps, and would show a chin or a nose many times over.
+_DEPTH_BLUR = 2.5
 _NOTHING = -1.0  # depth of what is no person, which throws no shadows
 
 
@@ -89,7 +91,8 @@ def person_shape(matte: Matte, framing: Framing, seen: Shape) -> PersonShape:
   )
   normal, depth = traced.call(_composed, relief, normal_there, laid(lacking), known)
   inside = (inside > 0.5).astype(np.float32)
-  depth = np.where(inside > 0, np.asarray(depth), np.float32(_NOTHING))
+  depth = cv2.GaussianBlur(np.asarray(depth), (0, 0), _DEPTH_BLUR, borderType=cv2.BORDER_REPLICATE)
+  depth = np.where(inside > 0, depth, np.float32(_NOTHING))
   return PersonShape(matrix, np.asarray(normal), depth, laid(skin, cv2.BORDER_CONSTANT), inside, known)
 
 

@@ -24,8 +24,8 @@ from dpr_jax.faces import choose_face_finder
 from dpr_jax.lights import parse_light
 from dpr_jax.networks import network_for
 from dpr_jax.photo import Photo, read_photo, write_photo
-from dpr_jax.portrait import Portrait
-from dpr_jax.relight_command import Options, Studio, relight, relight_film
+from dpr_jax.portrait import PASSES, Portrait
+from dpr_jax.relight_command import Options, Studio, relight, relight_film, relight_photo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +97,7 @@ def idle(monkeypatch):
   [
     *(("strength", value) for value in (-0.01, 3.01, float("nan"), float("inf"), -float("inf"))),
     *(("intensity", value) for value in (0, -1, 10.01, float("nan"), float("inf"))),
+    *(("background", value) for value in (-0.01, 1.01, float("nan"))),
     *(("exposure", value) for value in (-5.1, 5.1, float("nan"), -float("inf"))),
     *(("temperature", value) for value in (0, 1699, 25_001, float("nan"))),
     *(("env_rotate", value) for value in (-361, 360.5, float("nan"), float("inf"))),
@@ -215,9 +216,53 @@ def relit_with(**options):
 def test_a_face_is_relit_by_the_light_as_it_is():
   (light, strength), options = relit_with(lights=("rembrandt",), intensity=4, exposure=-0.5, strength=0.7)
   assert strength == 0.7
-  assert options == {"exposure": 1.5}
+  assert options == {"exposure": 1.5, "background": 0.0, "backdrop": None}
   for part, expected in zip(light, parse_light("rembrandt"), strict=True):
     np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize(
+  ("options", "what"),
+  [
+    ({"background": 0.5, "replace_background": "wall.png"}, "one of them at a time"),
+    ({"background": 0.5, "align": False}, "not with --no-align"),
+    ({"replace_background": "wall.png", "align": False}, "not with --no-align"),
+    ({"passes": True, "align": False}, "not with --no-align"),
+  ],
+)
+def test_what_contradicts_persons_is_refused(options, what):
+  with pytest.raises(BadInput, match=what):
+    Options(**options)
+
+
+class PassesStudio:
+  """Writes passes of a photo whose right half is a person."""
+
+  writes_passes, lights = True, (None,)
+
+  def encode(self, pixels, name):
+    return pixels
+
+  def relight(self, encoded, light):
+    return encoded
+
+  def passes(self, encoded, light):
+    half = np.zeros(encoded.shape[:2], np.float32)
+    half[:, encoded.shape[1] // 2 :] = 1
+    return {name: np.dstack([half] * 3) / 2 if name == "normals" else half for name in PASSES}
+
+
+def test_passes_are_written_beside_the_photo_with_16_bits(photo, tmp_path):
+  relight_photo(PassesStudio(), photo, tmp_path / "relit.png", False)
+  assert {path.name for path in tmp_path.iterdir()} >= {f"relit_{name}.png" for name in PASSES} | {"relit.png"}
+  matte, normals = (read_photo(tmp_path / f"relit_{name}.png") for name in ("matte", "normals"))
+  assert matte.gray
+  assert not normals.gray
+  assert matte.pixels.dtype == normals.pixels.dtype == np.uint16
+  assert set(np.unique(matte.pixels)) == {0, 65535}
+  assert normals.pixels.max() == 32768
+  with pytest.raises(BadInput, match=r"relit_\w+\.png|relit\.png"):
+    relight_photo(PassesStudio(), photo, tmp_path / "relit.png", False)
 
 
 def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path):
