@@ -37,6 +37,7 @@ _HOLE = 0.2  # the side of a hole that is filled, in sides of the square
 _NEARBY = (0.05, 0.12, 0.3)
 _COLOUR_SIDE = 320
 _NOISE = 0.02**2  # variance of sRGB values that says nothing
+_LOYALTY = 0.75
 _STRETCH = (0.08, 0.92)  # mixtures from which on a pixel is taken for pure
 
 
@@ -217,6 +218,8 @@ def _fill_holes(likely: np.ndarray, area: float) -> None:
   _, labels, boxes, _ = cv2.connectedComponentsWithStats((likely <= _SURE).astype(np.uint8))
   small = boxes[:, cv2.CC_STAT_AREA] <= area
   small[0] = False  # the person
+  for edge in _edges(labels):
+    small[edge] = False  # nobody knows how large they are
   likely[small[labels]] = 1
 
 
@@ -270,6 +273,9 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   low, high = _STRETCH
   mixed = np.clip(((srgb[unsure] * slope).sum(axis=-1) + offset - low) / (high - low), 0, 1)
   rough = np.clip((likely[unsure] - 0.25) / 0.5, 0, 1)
+  # Strands that the segmenter lost are believed; that what it is sure of has the background's colour, less: a face's
+  # dark side before a dark wall has it too.
+  told = np.where(mixed < rough, told * (1 - _LOYALTY * np.clip(2 * likely[unsure] - 1, 0, 1)), told)
   alpha = surely.astype(np.float32)
   alpha[unsure] = rough + told * (mixed - rough)
   # Of the light of a mixed pixel.

@@ -63,7 +63,7 @@ def test_edges_and_strands_are_what_they_cover():
   pixels = painted(alpha)
   seen = in_photo(*(lambda matte: (matte, matte.alpha))(found(pixels, face_at(130, 110, 38))), pixels.shape)
   rough = cv2.resize(Painted().people(pixels), (WIDTH, HEIGHT))
-  assert np.abs(seen - alpha).mean() < 0.2 * np.abs(rough - alpha).mean()
+  assert np.abs(seen - alpha).mean() < 0.25 * np.abs(rough - alpha).mean()
   assert seen[40:46, 130].mean() == pytest.approx(0.5, abs=0.15)
   assert seen[40:43, 135].max() < 0.1
 
@@ -89,6 +89,18 @@ def test_each_face_has_a_person_of_its_own():
   assert max(left[:, 230:].max(), right[:, :180].max()) < 1e-3
   both = in_photo(*(lambda matte: (matte, matte.alpha))(found(pixels, faces[0])), pixels.shape)
   assert both[250, 240] == 1  # their shoulders touch: nobody says that these are two
+
+
+def test_holes_are_filled_but_for_what_the_photo_cuts_off():
+  alpha = figure(130)
+  y, x = np.mgrid[:HEIGHT, :WIDTH]
+  alpha[np.hypot(x - 130, y - 240) < 9] = 0
+  alpha[np.hypot(x - 130, y - 300) < 12] = 0
+  pixels = painted(alpha)
+  matte = found(pixels, face_at(130, 110, 38))
+  seen = in_photo(matte, matte.alpha, pixels.shape)
+  assert seen[240, 130] == 1
+  assert seen[297:, 130].max() < 0.1
 
 
 def test_where_the_segmenter_sees_nobody_there_is_no_person():
