@@ -64,7 +64,7 @@ def test_edges_and_strands_are_what_they_cover():
   seen = in_photo(*(lambda matte: (matte, matte.alpha))(found(pixels, face_at(130, 110, 38))), pixels.shape)
   rough = cv2.resize(Painted().people(pixels), (WIDTH, HEIGHT))
   assert np.abs(seen - alpha).mean() < 0.25 * np.abs(rough - alpha).mean()
-  assert seen[40:46, 130].mean() == pytest.approx(0.5, abs=0.15)
+  assert seen[40:46, 130].mean() == pytest.approx(0.5, abs=0.2)
   assert seen[40:43, 135].max() < 0.1
 
 
