@@ -12,7 +12,16 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import create_runner
 
-from data_gen.export import ExportFolder, Outcome, Summary, Worker, open_folder, plan_shards, prepare
+from data_gen.export import (
+  ExportFolder,
+  Outcome,
+  Summary,
+  Worker,
+  finished_after_a_kill,
+  open_folder,
+  plan_shards,
+  prepare,
+)
 from data_gen.portraits import Rejection
 from data_gen.synthesis import Settings
 from data_gen.target_lights import LightSource
@@ -37,6 +46,8 @@ def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str
   except (ValueError, ImportError, AttributeError) as error:
     raise BadInput(f"--runner {runner}: not a runner of Apache Beam ({str(error).splitlines()[0]})") from error
   settings, source, lights = prepare(settings, path)
+  if (summary := finished_after_a_kill(settings, path)) is not None:
+    return summary
   shards = plan_shards(source.ids, settings)
   with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     jobs = [(shard, position) for shard in folder.unfinished() for position in range(len(shard.ids))]

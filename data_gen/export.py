@@ -270,6 +270,27 @@ def _without_places(settings: Settings) -> dict[str, object]:
   return described
 
 
+def finished_after_a_kill(settings: Settings, path: Path) -> Summary | None:
+  """What an export of these settings has made that was killed while it removed its notes; they are removed now.
+
+  Returns:
+    None where there is nothing of the kind.
+  """
+  if not (path / _DONE).is_dir() or (path / _WORK).exists():
+    return None
+  try:
+    about = read_json(path / SUMMARY)
+    with (path / REJECTED).open(newline="", encoding="utf-8") as file:
+      _, *rejections = csv.reader(file)
+    if about["settings"] != json.loads(json.dumps(_without_places(settings))) or not about["records"]:
+      return None
+    summary = Summary(about["records"], [Rejection(*rejection) for rejection in rejections])
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  shutil.rmtree(path / _DONE)
+  return summary
+
+
 @contextlib.contextmanager
 def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more: object) -> Iterator[ExportFolder]:
   """Claims a folder for an export: a new or empty one, or one where the same export was cut short.
@@ -395,6 +416,8 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
       rejected instead.
   """
   settings, source, lights = prepare(settings, path)
+  if (summary := finished_after_a_kill(settings, path)) is not None:
+    return summary
   shards = plan_shards(source.ids, settings)
   with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
     unfinished = folder.unfinished()

@@ -215,14 +215,20 @@ def test_damaged_notes_are_no_notes(tmp_path):
 
 
 def test_a_kill_at_the_very_end(undisturbed, tmp_path):
-  """The work folder is renamed before it is removed."""
-  out = tmp_path / "dataset"
-  shutil.copytree(undisturbed, out)
-  (out / ".export-done").mkdir()
-  (out / ".export-done" / "settings.json").touch()
+  """The work folder is renamed before it is removed: the same command does that, another is refused."""
+  out, other = tmp_path / "dataset", tmp_path / "other"
+  for folder in (out, other):
+    shutil.copytree(undisturbed, folder)
+    (folder / ".export-done").mkdir()
+    (folder / ".export-done" / "settings.json").touch()
+  summary = export(SMALL, out, workers=1)
+  assert sum(summary.records.values()) == 12
+  assert not summary.rejections
+  assert contents(out) == contents(undisturbed)
+  with pytest.raises(BadInput, match="holds a finished dataset"):
+    export(dataclasses.replace(SMALL, seed=1), other, workers=1)
   with pytest.raises(BadInput, match="holds a finished dataset"):
     export(SMALL, out, workers=1)
-  assert contents(out) == contents(undisturbed)
 
 
 def test_an_export_into_its_own_source_is_refused(photos):
