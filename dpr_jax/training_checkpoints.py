@@ -173,6 +173,7 @@ class Checkpoints:
       "iterator": IteratorHandler(),
       "config": ocp.JsonCheckpointHandler(),
     }
+    self._written: int | None = None  # the step that is written in the background, or was last
     with self._errors("opened"):
       self._manager = ocp.CheckpointManager(
         self.folder,
@@ -185,7 +186,7 @@ class Checkpoints:
 
   def __exit__(self, kind, error, traceback) -> None:
     if error is None:
-      with self._errors("written"):
+      with self._errors("written", self._written):
         self._manager.close()
       return
     with contextlib.suppress(Exception):  # what went wrong first is what the user is told
@@ -212,6 +213,8 @@ class Checkpoints:
     Raises:
       BadInput: this checkpoint, or the one before it, cannot be written. Those that were complete stay as they are.
     """
+    self.wait()  # as orbax would, which took a failure of the one before for one of this
+    self._written = step
     with self._errors("written", step):
       self._manager.save(
         step,
@@ -226,12 +229,12 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when what was saved is safely on the disk; raises as `save`."""
-    with self._errors("written"):
+    with self._errors("written", self._written):
       self._manager.wait_until_finished()
 
   def check(self) -> None:
     """Raises as `save` if a checkpoint that is written in the background has failed; does not wait."""
-    with self._errors("written"):
+    with self._errors("written", self._written):
       self._manager.check_for_errors()
 
   def config(self, step: int) -> dict[str, Any]:
