@@ -37,7 +37,7 @@ _HOLE = 0.2  # the side of a hole that is filled, in sides of the square
 _NEARBY = (0.05, 0.12, 0.3)
 _COLOUR_SIDE = 320
 _NOISE = 0.02**2  # variance of sRGB values that says nothing
-_LOYALTY = 0.75
+_LOYALTY = 3.0
 _STRETCH = (0.08, 0.92)  # mixtures from which on a pixel is taken for pure
 
 
@@ -273,9 +273,9 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   low, high = _STRETCH
   mixed = np.clip(((srgb[unsure] * slope).sum(axis=-1) + offset - low) / (high - low), 0, 1)
   rough = np.clip((likely[unsure] - 0.25) / 0.5, 0, 1)
-  # Strands that the segmenter lost are believed; that what it is sure of has the background's colour, less: a face's
-  # dark side before a dark wall has it too.
-  told = np.where(mixed < rough, told * (1 - _LOYALTY * np.clip(2 * likely[unsure] - 1, 0, 1)), told)
+  # Strands that the segmenter lost are believed. That what it is sure of is background is believed less, unless the
+  # colours are far apart: a face's dark side before a dark wall has the wall's colour too.
+  told = np.where(mixed < rough, told ** (1 + _LOYALTY * np.clip(2 * likely[unsure] - 1, 0, 1)), told)
   alpha = surely.astype(np.float32)
   alpha[unsure] = rough + told * (mixed - rough)
   # Of the light of a mixed pixel.
