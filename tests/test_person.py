@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from skimage import data
 from test_hourglass import SMALL_RATIO, random_variables
 from test_portrait import LIGHT_FROM_RIGHT, face_at, levels, stub  # noqa: F401
 
@@ -259,3 +260,16 @@ def test_a_picture_covers_the_photo(tmp_path):
   assert seen.dtype == np.uint16
   assert seen[50, 10, 0] == 0
   assert seen[50, 90, 0] == 200 * 257
+
+
+def test_mediapipes_segmenter_sees_the_astronaut(shared, monkeypatch, capfd):
+  pytest.importorskip("mediapipe")
+  monkeypatch.setenv("DPR_ASSETS", str(shared("models/selfie_segmentation.tflite").parent))
+  segmenter = person.open_segmenter()
+  likely = segmenter.people(data.astronaut())
+  segmenter.close()
+  assert likely.shape == (256, 256)
+  assert likely[55, 110] > 0.9  # her face
+  assert likely[200, 60] > 0.9  # her suit
+  assert likely[20, 220] < 0.1  # the sky
+  assert capfd.readouterr().err == ""  # MediaPipe's native code is silent
