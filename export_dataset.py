@@ -1,6 +1,6 @@
 """`dpr-jax export` of this checkout; what it does, and its flags, are in dpr_jax/cli/export.py."""
 
-from dpr_jax import command_line
+from dpr_jax.base import command_line
 from dpr_jax.cli.export import main
 
 if __name__ == "__main__":

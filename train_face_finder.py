@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from dpr_jax import command_line
-from dpr_jax.errors import BadInput
+from dpr_jax.base import command_line
+from dpr_jax.base.errors import BadInput
 
 _PORTRAITS = flags.DEFINE_string("portraits", None, "a folder of photos with one face each")
 _HEADS = flags.DEFINE_string(
@@ -39,7 +39,7 @@ def main() -> None:
     if flag.value < 1:
       raise BadInput(f"--{flag.name} {flag.value}: must be at least 1")
   logging.set_verbosity(logging.INFO)
-  from dpr_jax.cpu import available_cores, keep_memory
+  from dpr_jax.base.cpu import available_cores, keep_memory
 
   keep_memory()
   from data_gen.face_finder.recipe import Recipe, make_face_finder

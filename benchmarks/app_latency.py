@@ -24,11 +24,11 @@ import numpy as np
 from absl import app, flags
 from skimage import data
 
-from dpr_jax import web_app
-from dpr_jax.color import NEUTRAL
-from dpr_jax.lights import Direction
-from dpr_jax.photo import Photo, write_photo
-from dpr_jax.relight_service import RelightService, Wish
+from dpr_jax.image.color import NEUTRAL
+from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.portrait.lights import Direction
+from dpr_jax.web import app as web_app
+from dpr_jax.web.service import RelightService, Wish
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "as for app.py")
 _FACE_FINDER = flags.DEFINE_string("face_finder", None, "as for app.py")

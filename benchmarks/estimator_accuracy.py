@@ -28,13 +28,14 @@ from data_gen.portraits import FramedPortrait, ProceduralFaces, Truth, generator
 from data_gen.procedural_faces import Lamp, draw_face, geometry, radiance
 from data_gen.synthesis import Settings, denoise, luminance_of, skin_mask
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import ratio, sh
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import Face
-from dpr_jax.light import LUMINANCE_WEIGHTS
-from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.photo import read_photo, to_8_bits
-from dpr_jax.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.base.errors import BadInput
+from dpr_jax.image import ratio
+from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.light import sh
+from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.portrait.faces import Face
+from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
 _FACES = flags.DEFINE_integer("faces", 40, "how many procedural faces; 0 leaves them out", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "of the procedural faces and their lights")

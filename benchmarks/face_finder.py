@@ -22,14 +22,14 @@ from skimage import data
 from data_gen.face_finder.teacher import split_portraits
 from data_gen.heads.rendering import draw_head, load_head_model
 from data_gen.heads.texture import portrait_texture
-from dpr_jax.checkpoints import load_params
-from dpr_jax.embedded_faces import EmbeddedFaceFinder
-from dpr_jax.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE, Face, FaceFinder, overlap
-from dpr_jax.lights import parse_light
-from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.photo import read_photo, to_8_bits
-from dpr_jax.photo_formats import PHOTO_SUFFIXES
-from dpr_jax.portrait import Portrait
+from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder
+from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE, Face, FaceFinder, overlap
+from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
+from dpr_jax.portrait.portrait import Portrait
 
 _SAME = 0.5  # overlap of boxes from which on two finds are one face
 _YAWS = (0, 15, 30, 45, 60)

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _READERS = flags.DEFINE_list("readers", [], "which; default: all")
 _SECONDS = flags.DEFINE_float("seconds", 60, "for each reader")
@@ -86,7 +86,7 @@ def _written(suffix: str, write: Callable[[Path], None]) -> bytes:
 def _photos() -> list[bytes]:
   from PIL import Image
 
-  from dpr_jax.photo import Photo, write_photo
+  from dpr_jax.image.photo import Photo, write_photo
 
   rng = np.random.default_rng(20)
   pixels = rng.integers(0, 256, (24, 17, 3), dtype=np.uint8)
@@ -132,7 +132,7 @@ def _with_right_sums(content: bytes) -> bytes:
 
 
 def _films() -> list[bytes]:
-  from dpr_jax import pictures
+  from dpr_jax.image import pictures
 
   rng = np.random.default_rng(20)
   frames = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(4)]
@@ -276,8 +276,8 @@ def _pickles() -> list[bytes]:
 
 
 def _configs() -> list[bytes]:
-  from dpr_jax.training_checkpoints import as_json
-  from dpr_jax.training_config import default_config
+  from dpr_jax.train.checkpoints import as_json
+  from dpr_jax.train.config import default_config
 
   return [json.dumps(as_json(default_config())).encode()]
 
@@ -286,13 +286,13 @@ def _configs() -> list[bytes]:
 
 
 def _read_photo(path: Path) -> None:
-  from dpr_jax.photo import read_photo
+  from dpr_jax.image.photo import read_photo
 
   read_photo(path, _MOST_SIDE_PIXELS)
 
 
 def _read_film(path: Path) -> None:
-  from dpr_jax.video import FilmReader
+  from dpr_jax.film.video import FilmReader
 
   with FilmReader(path) as film:
     for frame in film.frames():
@@ -301,13 +301,13 @@ def _read_film(path: Path) -> None:
 
 
 def _read_map(path: Path) -> None:
-  from dpr_jax.environment_files import read_environment
+  from dpr_jax.light.environment_files import read_environment
 
   read_environment(path, _MOST_SIDE_PIXELS, note=lambda _: None)
 
 
 def _read_light(path: Path) -> None:
-  from dpr_jax.light_files import check_light, read_coefficients
+  from dpr_jax.light.files import check_light, read_coefficients
 
   check_light(path, read_coefficients(path))
 
@@ -326,13 +326,13 @@ def _read_shard(path: Path) -> None:
 
 
 def _read_archive(path: Path) -> None:
-  from dpr_jax.checkpoints import read_archive
+  from dpr_jax.network.weights import read_archive
 
   read_archive(path)
 
 
 def _read_weights(path: Path) -> None:
-  from dpr_jax.pytorch_weights import read_state_dict
+  from dpr_jax.network.pytorch_weights import read_state_dict
 
   read_state_dict(path)
 
@@ -344,8 +344,8 @@ def _read_pickle(path: Path) -> None:
 
 
 def _read_config(path: Path) -> None:
-  from dpr_jax import training_checkpoints
-  from dpr_jax.training_config import default_config
+  from dpr_jax.train import checkpoints as training_checkpoints
+  from dpr_jax.train.config import default_config
 
   place = path.parent / training_checkpoints.CHECKPOINTS / "5" / "config" / "metadata"
   place.parent.mkdir(parents=True, exist_ok=True)

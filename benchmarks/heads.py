@@ -36,15 +36,18 @@ from data_gen.heads import portraits, true_light
 from data_gen.heads.people import PeopleModel, load_people_model
 from data_gen.portraits import generator
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import color, exposure, metrics, sh, traced
-from dpr_jax import light as light_module
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
-from dpr_jax.light import LUMINANCE_WEIGHTS, MAX_LAMPS, Light
-from dpr_jax.networks import network_for
-from dpr_jax.ratio_network import RatioEncoding
-from dpr_jax.relighting import decode_luminance, encode_luminance
-from dpr_jax.shading import face_shading
+from dpr_jax.image import color
+from dpr_jax.light import exposure, sh
+from dpr_jax.light import light as light_module
+from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS, Light
+from dpr_jax.light.shading import face_shading
+from dpr_jax.network import traced
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.ratio_network import RatioEncoding
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, open_face_finder
+from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
+from dpr_jax.train import metrics
 
 KINDS = ("soft", "lamp", "map")
 STYLES = "held out"

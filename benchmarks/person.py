@@ -28,14 +28,15 @@ import cv2
 import numpy as np
 from skimage import data
 
-from dpr_jax import color, traced
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import OVAL, Face, FaceFinder, Framing, frame_face, open_face_finder
-from dpr_jax.lights import parse_light
-from dpr_jax.matte import head_weight
-from dpr_jax.person import Matte, Segmenter, find_person, open_segmenter
-from dpr_jax.photo import read_photo, to_8_bits
-from dpr_jax.portrait import Portrait
+from dpr_jax.image import color
+from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.network import traced
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import OVAL, Face, FaceFinder, Framing, frame_face, open_face_finder
+from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.matte import head_weight
+from dpr_jax.portrait.person import Matte, Segmenter, find_person, open_segmenter
+from dpr_jax.portrait.portrait import Portrait
 
 LIGHTS = ("left", "right", "top", "rembrandt")
 _APART = 3  # pixels to either side of a line

@@ -36,15 +36,16 @@ from skimage import data
 
 from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder.teacher import split_portraits
-from dpr_jax import color, traced
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
-from dpr_jax.light import Light
-from dpr_jax.lights import PRESETS, parse_light
-from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
-from dpr_jax.pictures import shrink, sphere
-from dpr_jax.portrait import Portrait
-from dpr_jax.relighting import encode_luminance, log_ratio
+from dpr_jax.image import color
+from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.image.pictures import shrink, sphere
+from dpr_jax.light.light import Light
+from dpr_jax.network import traced
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
+from dpr_jax.portrait.lights import PRESETS, parse_light
+from dpr_jax.portrait.portrait import Portrait
+from dpr_jax.portrait.relighting import encode_luminance, log_ratio
 
 ASTRONAUT = "astronaut"
 ENVIRONMENTS = ("park", "studio", "venice")

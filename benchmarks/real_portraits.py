@@ -18,15 +18,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dpr_jax import light as light_module
-from dpr_jax import sh, traced
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
-from dpr_jax.lights import parse_light
-from dpr_jax.photo import Photo, read_photo, to_8_bits, write_photo
-from dpr_jax.photo_formats import PHOTO_SUFFIXES
-from dpr_jax.pictures import contact_sheet, shrink, sphere
-from dpr_jax.portrait import Portrait
+from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.image.pictures import contact_sheet, shrink, sphere
+from dpr_jax.light import light as light_module
+from dpr_jax.light import sh
+from dpr_jax.network import traced
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
+from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.records import split_of
 
 STEPS = 60

@@ -39,10 +39,10 @@ def measure(size: int, lights: int, rounds: int) -> dict[str, float | str]:
   import jax.numpy as jnp
   import numpy as np
 
-  from dpr_jax import relighting
-  from dpr_jax.hourglass import HourglassNet, HourglassNet1024
-  from dpr_jax.lights import parse_light
-  from dpr_jax.ratio_network import RatioHourglassNet
+  from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
+  from dpr_jax.network.ratio_network import RatioHourglassNet
+  from dpr_jax.portrait import relighting
+  from dpr_jax.portrait.lights import parse_light
 
   kinds = {kind.native_size: kind for kind in (RatioHourglassNet, HourglassNet, HourglassNet1024)}
   params = _random_weights(kinds[size]())
@@ -109,9 +109,9 @@ def _photo_ms(params, size: int, rounds: int) -> float:
   """A 12-megapixel photo under one more light: decode, and the ratio carried to the photo's own pixels."""
   import numpy as np
 
-  from dpr_jax.faces import Face
-  from dpr_jax.lights import parse_light
-  from dpr_jax.portrait import Portrait
+  from dpr_jax.portrait.faces import Face
+  from dpr_jax.portrait.lights import parse_light
+  from dpr_jax.portrait.portrait import Portrait
 
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (3000, 4000, 3), np.uint8)

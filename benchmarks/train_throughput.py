@@ -31,12 +31,12 @@ _PYTORCH = flags.DEFINE_string("pytorch", None, "a Python that has PyTorch: the 
 _PEAK = flags.DEFINE_float("peak", None, "TFLOP/s that the device can do at most, to print the share of it")
 _CHILD = flags.DEFINE_string("child", None, "for its own use")
 
-# Has PyTorch keep its memory too, as `dpr_jax.cpu.keep_memory` does for JAX.
+# Has PyTorch keep its memory too, as `dpr_jax.base.cpu.keep_memory` does for JAX.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 def _config(size: int, faces: int, dtype: str, gan: bool):
-  from dpr_jax.training_config import default_config
+  from dpr_jax.train.config import default_config
 
   config = default_config()
   config.batch_size, config.data.size, config.network.dtype = faces, size, dtype
@@ -50,8 +50,9 @@ def _compiled(config, stage, mesh):
   import jax
   import jax.numpy as jnp
 
-  from dpr_jax import cpu, training
-  from dpr_jax.views import Views
+  from dpr_jax.base import cpu
+  from dpr_jax.train import step as training
+  from dpr_jax.train.views import Views
 
   b, s = config.batch_size, config.data.size
   shapes = Views(luminance=(2, b, s, s, 1), light=(2, b, 9), mask=(b, s, s, 1), original=(b, s, s, 1))
@@ -66,7 +67,7 @@ def _compiled(config, stage, mesh):
 def _random_views(config):
   import numpy as np
 
-  from dpr_jax.views import Views
+  from dpr_jax.train.views import Views
 
   rng = np.random.default_rng(0)
   b, s = config.batch_size, config.data.size
@@ -83,8 +84,8 @@ def _measure(size: int, faces: int, dtype: str, gan: bool, steps: int) -> dict:
   import jax
 
   from data_gen.export import export_procedural_faces
-  from dpr_jax import training
-  from dpr_jax.input_pipeline import make_iterator
+  from dpr_jax.train import step as training
+  from dpr_jax.train.input_pipeline import make_iterator
 
   config, mesh = _config(size, faces, dtype, gan), training.data_mesh()
   step, compile_s, state = _compiled(config, training.stage_at(config.num_steps, config), mesh)
@@ -140,7 +141,7 @@ def _take_turns(size: int, faces: int, dtype: str) -> None:
   """The generator's step alone: answers every line with the seconds of one, as pytorch_step.py does."""
   import jax
 
-  from dpr_jax import training
+  from dpr_jax.train import step as training
 
   config, mesh = _config(size, faces, dtype, gan=False), training.data_mesh()
   step, compile_s, state = _compiled(config, training.stage_at(config.num_steps, config), mesh)
@@ -166,7 +167,8 @@ def _measure_stages(size: int, faces: int, dtype: str, steps: int) -> dict:
   import jax
   import jax.numpy as jnp
 
-  from dpr_jax import cpu, training
+  from dpr_jax.base import cpu
+  from dpr_jax.train import step as training
 
   config = _config(size, faces, dtype, gan=False)
   network, views = training.network_of(config), jax.tree.map(jnp.asarray, _random_views(config))
@@ -274,7 +276,7 @@ def _print_stages(size: int) -> None:
 def main(_) -> None:
   if _CHILD.value:
     what = json.loads(_CHILD.value)
-    from dpr_jax import cpu
+    from dpr_jax.base import cpu
 
     cpu.keep_memory()
     kind = what.pop("kind")

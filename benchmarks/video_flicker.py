@@ -22,13 +22,14 @@ import cv2
 import numpy as np
 from skimage import data
 
-from dpr_jax import traced, video
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
-from dpr_jax.lights import parse_light
-from dpr_jax.moving_portrait import MovingPortrait
-from dpr_jax.networks import network_for
-from dpr_jax.portrait import Portrait
+from dpr_jax.film import video
+from dpr_jax.film.moving_portrait import MovingPortrait
+from dpr_jax.network import traced
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
+from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.portrait import Portrait
 
 _FPS = 25
 _NOISE, _SHAKE = 4.0, 0.3

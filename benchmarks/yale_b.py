@@ -41,15 +41,18 @@ import numpy as np
 
 from data_gen import face_mesh, light_estimation, normals, relief
 from data_gen.synthesis import skin_mask
-from dpr_jax import color, exposure, metrics, ratio, sh, traced
-from dpr_jax import light as light_module
-from dpr_jax.checkpoints import load_params
-from dpr_jax.faces import FACE_FINDERS, FaceFinder, open_face_finder
-from dpr_jax.light import Light
-from dpr_jax.networks import network_for
-from dpr_jax.ratio_network import RatioHourglassNet
-from dpr_jax.relighting import decode_luminance, encode_luminance
-from dpr_jax.shading import face_shading
+from dpr_jax.image import color, ratio
+from dpr_jax.light import exposure, sh
+from dpr_jax.light import light as light_module
+from dpr_jax.light.light import Light
+from dpr_jax.light.shading import face_shading
+from dpr_jax.network import traced
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.ratio_network import RatioHourglassNet
+from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, open_face_finder
+from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
+from dpr_jax.train import metrics
 
 SOURCE = "A+000E+00"
 TARGETS = (

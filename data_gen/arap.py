@@ -11,8 +11,8 @@ from scipy import spatial
 
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.rasterize import rasterize
-from dpr_jax.errors import BadInput
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
 
 cv2 = import_native("cv2")
 

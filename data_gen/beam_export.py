@@ -25,7 +25,7 @@ from data_gen.export import (
 from data_gen.portraits import Rejection
 from data_gen.synthesis import Settings
 from data_gen.target_lights import LightSource
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 
 def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str] = (), pages: int = 0) -> Summary:

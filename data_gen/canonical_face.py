@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax.output_files import atomic_output
+from dpr_jax.base.output_files import atomic_output
 
 PACKAGED = Path(__file__).with_name("canonical_face.npz")
 
@@ -105,6 +105,6 @@ def _protobuf_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 if __name__ == "__main__":
-  from dpr_jax.assets import asset_path
+  from dpr_jax.base.assets import asset_path
 
   write(read_model(asset_path("face-landmarker")), PACKAGED)

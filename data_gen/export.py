@@ -45,11 +45,12 @@ from data_gen.synthesis import (
   with_face_finder,
 )
 from data_gen.target_lights import LightSource
-from dpr_jax import records, traced
-from dpr_jax.cpu import available_cores
-from dpr_jax.errors import BadInput
-from dpr_jax.input_files import read_json
-from dpr_jax.native_libraries import MissingSystemLibrary, import_native
+from dpr_jax import records
+from dpr_jax.base.cpu import available_cores
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import read_json
+from dpr_jax.base.native_libraries import MissingSystemLibrary, import_native
+from dpr_jax.network import traced
 
 cv2 = import_native("cv2")
 

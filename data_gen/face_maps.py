@@ -20,8 +20,8 @@ class FaceMaps(NamedTuple):
   """A face rendered into its photo's pixels.
 
   Attributes:
-    normal: `[H, W, 3]` float32 unit normals in the axes of `dpr_jax.sh` (x right, y into the scene, z up: a normal that
-      faces the camera is (0, -1, 0)); zero where `label` is BACKGROUND.
+    normal: `[H, W, 3]` float32 unit normals in the axes of `dpr_jax.light.sh` (x right, y into the scene, z up: a
+      normal that faces the camera is (0, -1, 0)); zero where `label` is BACKGROUND.
     label: `[H, W]` uint8 of `Label`.
     landmarks: `[K, 2]` float64, where the rendered face has the landmarks `detected` in the photo: x and y in pixels,
       with integers at pixel centres.

@@ -13,8 +13,8 @@ import numpy as np
 from data_gen.canonical_face import canonical_face
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.rasterize import rasterize
-from dpr_jax.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.portrait.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face
 
 cv2 = import_native("cv2")
 
@@ -48,7 +48,7 @@ class HeadPose(NamedTuple):
   Attributes:
     yaw: in [-90, 90], positive if the nose points to the picture's right.
     pitch: positive if it points up. Frontal portraits have -3 on average: the canonical face looks up a little.
-    roll: positive if the head leans clockwise in the picture, like `dpr_jax.faces.Framing.roll`.
+    roll: positive if the head leans clockwise in the picture, like `dpr_jax.portrait.faces.Framing.roll`.
   """
 
   yaw: float
@@ -63,7 +63,7 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
 
   Args:
     pixels: `[H, W, 3]` uint8 RGB, the photo.
-    face: as `dpr_jax.faces` found it there, with depth.
+    face: as `dpr_jax.portrait.faces` found it there, with depth.
 
   Raises:
     ValueError: the face has no depth.

@@ -6,9 +6,9 @@ Three ways behind one interface, `make_estimator`:
 - `sfsnet`: SfSNet's light output (Sengupta et al. 2018).
 - `network`: what the relighting network itself sees in the photo.
 
-A light is a factor on whatever its ratio image multiplies (`dpr_jax.ratio.KINDS`): `fit` explains the luminance that it
-is given, linear Y or L. SfSNet and the published relighting networks were trained on lights in L, ours on lights in
-linear luminance; where the other is wanted, theirs are carried over.
+A light is a factor on whatever its ratio image multiplies (`dpr_jax.image.ratio.KINDS`): `fit` explains the luminance
+that it is given, linear Y or L. SfSNet and the published relighting networks were trained on lights in L, ours on
+lights in linear luminance; where the other is wanted, theirs are carried over.
 
 A ratio image divides by the source shading, so the scale of the source light sets the brightness of every relit image.
 All three scale theirs to a mean shading of 1 over the skin: the albedo is then the mean luminance of the skin.
@@ -19,10 +19,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dpr_jax import color, sh
-from dpr_jax.errors import BadInput
-from dpr_jax.light import Light, harmonics
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color
+from dpr_jax.light import sh
+from dpr_jax.light.light import Light, harmonics
 
 cv2 = import_native("cv2")
 
@@ -211,8 +212,8 @@ def make_estimator(
 
   Args:
     name: one of `ESTIMATORS`.
-    ratio: one of `dpr_jax.ratio.KINDS`: what the light shall be a factor on.
-    weights: of the relighting network, for `network`; as for `dpr_jax.checkpoints.load_params`.
+    ratio: one of `dpr_jax.image.ratio.KINDS`: what the light shall be a factor on.
+    weights: of the relighting network, for `network`; as for `dpr_jax.network.weights.load_params`.
     sfsnet_weights: path for `sfsnet`, or None: the asset `sfsnet`.
 
   Returns:
@@ -273,9 +274,9 @@ def _sfsnet(path: str | os.PathLike | None) -> _NetworkEstimator:
 
 
 def _relighting_network(weights: str) -> _NetworkEstimator:
-  from dpr_jax import relighting  # imports Flax
-  from dpr_jax.checkpoints import load_params
-  from dpr_jax.networks import network_for
+  from dpr_jax.network.networks import network_for
+  from dpr_jax.network.weights import load_params
+  from dpr_jax.portrait import relighting  # imports Flax
 
   params = load_params(weights)
   if (numbers := network_for(params).light_size) != 9:

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 
 from data_gen.face_maps import FaceMaps, Label
-from dpr_jax.errors import BadInput
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
 
 cv2 = import_native("cv2")
 

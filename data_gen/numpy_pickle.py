@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from dpr_jax.errors import BadInput
-from dpr_jax.input_files import read_bytes
-from dpr_jax.pytorch_weights import load_pickle
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import read_bytes
+from dpr_jax.network.pytorch_weights import load_pickle
 
 _TYPES = {"f4", "f8", "i4", "i8", "u2", "u4"}
 _DEEPEST = 2  # dicts in dicts

@@ -4,8 +4,8 @@ import numpy as np
 
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.synthesis import Relit
-from dpr_jax.native_libraries import import_native
-from dpr_jax.pictures import contact_sheet, shrink
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image.pictures import contact_sheet, shrink
 
 cv2 = import_native("cv2")
 

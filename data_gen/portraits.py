@@ -18,14 +18,15 @@ from data_gen.face_mesh import head_pose
 from data_gen.normals import fill_to_frame
 from data_gen.procedural_faces import Scene, draw_face, geometry
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import color, sh
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import OVAL, Face, frame_face, open_face_finder
-from dpr_jax.light import LUMINANCE_WEIGHTS
-from dpr_jax.native_libraries import import_native
-from dpr_jax.photo import read_photo, to_8_bits
-from dpr_jax.photo_formats import KNOWN, PHOTO_SUFFIXES, why_no_photo
-from dpr_jax.portrait import cut_square
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color
+from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo_formats import KNOWN, PHOTO_SUFFIXES, why_no_photo
+from dpr_jax.light import sh
+from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.portrait.faces import OVAL, Face, frame_face, open_face_finder
+from dpr_jax.portrait.portrait import cut_square
 
 cv2 = import_native("cv2")
 
@@ -132,7 +133,7 @@ class PhotoFolder:
       aligned: take the photos as they are, resized: they must be square, as CelebA-HQ's are.
       all_faces: every face of a photo, not only the largest.
       keep_gray: take photos without colours too; the networks see only luminance.
-      face_finder: as for `dpr_jax.faces.open_face_finder`.
+      face_finder: as for `dpr_jax.portrait.faces.open_face_finder`.
 
     Raises:
       BadInput: there is no such folder, or it cannot be read.
@@ -240,9 +241,10 @@ class PhotoFolder:
 class ProceduralFaces:
   """Faces out of a seed, each under a light of the built-in prior, without shadows or gloss.
 
-  They are rendered as the kind of ratio that will relight them has it (`dpr_jax.ratio.KINDS`), so that the ratio image
-  of the exact normals and light is the truth itself. For `linear`, linear RGB is albedo times shading, as a camera sees
-  a dull surface. For `published`, L of Lab is the albedo's L times the shading, and the chroma is the albedo's.
+  They are rendered as the kind of ratio that will relight them has it (`dpr_jax.image.ratio.KINDS`), so that the ratio
+  image of the exact normals and light is the truth itself. For `linear`, linear RGB is albedo times shading, as a
+  camera sees a dull surface. For `published`, L of Lab is the albedo's L times the shading, and the chroma is the
+  albedo's.
 
   Attributes:
     ids: `face-00000000` and so on.
@@ -268,8 +270,8 @@ class ProceduralFaces:
       size: side of the portraits.
       seed: the same seed gives the same faces.
       find: whether to look for the face in the finished picture, as in a photo.
-      face_finder: who looks, as for `dpr_jax.faces.open_face_finder`.
-      ratio: one of `dpr_jax.ratio.KINDS`.
+      face_finder: who looks, as for `dpr_jax.portrait.faces.open_face_finder`.
+      ratio: one of `dpr_jax.image.ratio.KINDS`.
     """
     self._size, self._seed, self._find, self._face_finder = size, seed, find, face_finder
     self._render = _RENDER[ratio]

@@ -27,7 +27,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def to_scene_axes(normals: np.ndarray) -> np.ndarray:
-  """Turns normals `[..., 3]` from mesh axes into those of `dpr_jax.sh`: x right, y into the scene, z up."""
+  """Turns normals `[..., 3]` from mesh axes into those of `dpr_jax.light.sh`: x right, y into the scene, z up."""
   x, y, z = np.moveaxis(normals, -1, 0)
   return np.stack([x, -z, -y], axis=-1)
 
@@ -74,7 +74,7 @@ def rasterize(
 
 
 def normal_map(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> np.ndarray:
-  """The normals of a mesh in the picture, in the axes of `dpr_jax.sh`.
+  """The normals of a mesh in the picture, in the axes of `dpr_jax.light.sh`.
 
   Args:
     vertices: `[V, 3]` in mesh axes.

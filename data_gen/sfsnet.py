@@ -18,12 +18,12 @@ from flax import linen as nn
 from flax import traverse_util
 
 from data_gen.numpy_pickle import read_numpy_pickle
-from dpr_jax import sh
-from dpr_jax.assets import asset_path
-from dpr_jax.errors import BadInput
-from dpr_jax.light_prior import GRAY_WEIGHTS
-from dpr_jax.native_libraries import import_native
-from dpr_jax.pytorch_weights import read_state_dict
+from dpr_jax.base.assets import asset_path
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light import sh
+from dpr_jax.light.prior import GRAY_WEIGHTS
+from dpr_jax.network.pytorch_weights import read_state_dict
 
 cv2 = import_native("cv2")
 
@@ -70,7 +70,8 @@ class SfSNet(nn.Module):
     Returns:
       normal: `[B, 128, 128, 3]`, (normal + 1) / 2 with z, y, x for channels, not of unit length.
       albedo: `[B, 128, 128, 3]`, blue, green, red.
-      light: `[B, 27]`, nine numbers of red, then of green, then of blue, in SfSNet's convention (see `dpr_jax.sh`).
+      light: `[B, 27]`, nine numbers of red, then of green, then of blue, in SfSNet's convention (see
+        `dpr_jax.light.sh`).
     """
     x = _norm_relu(_conv(64, 7, "conv1")(image), "bn1")
     x = _norm_relu(_conv(128, 3, "conv2")(x), "bn2")
@@ -219,7 +220,7 @@ def face_window(skin: np.ndarray) -> tuple[slice, slice]:
 
 
 def sfsnet_light(variables: Any, pixels: np.ndarray) -> np.ndarray:
-  """The light that SfSNet sees in a face, gray, in the convention of `dpr_jax.sh`.
+  """The light that SfSNet sees in a face, gray, in the convention of `dpr_jax.light.sh`.
 
   SfSNet's harmonics are orthonormal and its shading multiplies the bands by pi, 2pi/3 and pi/4, as ours do. Its scale
   is that of its own albedo; `light_estimation` sets ours.

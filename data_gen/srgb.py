@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dpr_jax.color import linearise
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image.color import linearise
 
 cv2 = import_native("cv2")
 

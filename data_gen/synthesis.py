@@ -1,8 +1,8 @@
 """One portrait in, one record or a named rejection out (Zhou et al. 2019, section 3.1).
 
-Portraits are relit by ratio images in linear light, or as published (`dpr_jax.ratio.KINDS`). In linear light a portrait
-is exposed as a photographer would: whatever the light, the lit side of the face keeps the photo's own key
-(`dpr_jax.exposure`). Its light is then scaled alike: what a record calls the light of a picture is what lit it.
+Portraits are relit by ratio images in linear light, or as published (`dpr_jax.image.ratio.KINDS`). In linear light a
+portrait is exposed as a photographer would: whatever the light, the lit side of the face keeps the photo's own key
+(`dpr_jax.light.exposure`). Its light is then scaled alike: what a record calls the light of a picture is what lit it.
 
 What becomes of a portrait depends on its pixels, its id and the settings, never on other portraits or on who asks.
 """
@@ -20,12 +20,13 @@ from data_gen import light_estimation, normals, relief, srgb
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.portraits import FramedPortrait, PhotoFolder, ProceduralFaces, Rejection, Source, generator
 from data_gen.target_lights import LightSource, TargetLight, open_light_source
-from dpr_jax import color, exposure, ratio, sh
-from dpr_jax.assets import asset_path
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import FACE_FINDERS, choose_face_finder
-from dpr_jax.light import LUMINANCE_WEIGHTS
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.assets import asset_path
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color, ratio
+from dpr_jax.light import exposure, sh
+from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.portrait.faces import FACE_FINDERS, choose_face_finder
 from dpr_jax.records import Record, encode_record
 
 cv2 = import_native("cv2")
@@ -58,11 +59,11 @@ class Settings:
     aligned: photos are square portraits already; don't frame them.
     all_faces: every face of a photo, not only the largest.
     keep_gray: take photos without colours too.
-    face_finder: one of `dpr_jax.faces.FACE_FINDERS`; None: chosen when an export begins (see `with_face_finder`), or
-      no face is looked for.
+    face_finder: one of `dpr_jax.portrait.faces.FACE_FINDERS`; None: chosen when an export begins (see
+      `with_face_finder`), or no face is looked for.
     normals: one of `NORMALS`.
     arap: whether to warp the rendered maps onto the detected landmarks.
-    ratio: one of `dpr_jax.ratio.KINDS`: what the ratio of two shadings multiplies.
+    ratio: one of `dpr_jax.image.ratio.KINDS`: what the ratio of two shadings multiplies.
     light_estimator: one of `ESTIMATORS`; `truth` knows the light of rendered faces.
     weights: the network of the `network` estimator, as for `load_params`.
     light_prior: a folder of lights, or None: the built-in prior.
@@ -319,8 +320,8 @@ def relight(
   """A portrait under other lights: its linear RGB times the ratio of the shadings, in 8 bits, rounded.
 
   Each light is made brighter or darker until the lit side of the face keeps its key, the 90th percentile of the face's
-  linear luminance (`dpr_jax.exposure.key`); brighter by three stops at most. A colour that leaves sRGB is drawn towards
-  its luminance, which is kept; what would be brighter than white is white.
+  linear luminance (`dpr_jax.light.exposure.key`); brighter by three stops at most. A colour that leaves sRGB is drawn
+  towards its luminance, which is kept; what would be brighter than white is white.
 
   Args:
     pixels: `[S, S, 3]` uint8 RGB.
@@ -467,7 +468,7 @@ def with_face_finder(settings: Settings, earlier: str | None = None) -> Settings
     earlier: the one that an export began with that is to go on now.
 
   Raises:
-    BadInput: as `dpr_jax.faces.choose_face_finder`.
+    BadInput: as `dpr_jax.portrait.faces.choose_face_finder`.
   """
   if settings.face_finder or not settings.looks_for_faces:
     return settings
@@ -488,7 +489,7 @@ def check_models(settings: Settings) -> None:
   if settings.light_estimator == "sfsnet":
     asset_path("sfsnet")
   if settings.light_estimator == "network":
-    from dpr_jax.checkpoints import load_params  # imports Flax
+    from dpr_jax.network.weights import load_params  # imports Flax
 
     load_params(settings.weights)
 

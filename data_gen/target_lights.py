@@ -16,13 +16,13 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from dpr_jax import sh
-from dpr_jax.environment_files import read_environment
-from dpr_jax.errors import BadInput
-from dpr_jax.input_files import read_text
-from dpr_jax.light_files import read_coefficients
-from dpr_jax.light_prior import DC_RANGE, GRAY_WEIGHTS, draw_color_light
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import read_text
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light import sh
+from dpr_jax.light.environment_files import read_environment
+from dpr_jax.light.files import read_coefficients
+from dpr_jax.light.prior import DC_RANGE, GRAY_WEIGHTS, draw_color_light
 
 cv2 = import_native("cv2")
 
@@ -40,7 +40,7 @@ class TargetLight(NamedTuple):
 
   Attributes:
     name: the file it came from, without suffix, or `built_in_<seed>`.
-    sh: `[9]` float32, conventions of `dpr_jax.sh`.
+    sh: `[9]` float32, conventions of `dpr_jax.light.sh`.
     color: `[3, 9]` float32, rows red, green, blue, of which `sh` is the gray; None where colours were not asked for.
   """
 
@@ -93,7 +93,7 @@ def open_light_source(
 
 
 class BuiltInLights:
-  """Lights of `dpr_jax.light_prior`, whose scenes are turned already."""
+  """Lights of `dpr_jax.light.prior`, whose scenes are turned already."""
 
   name = "the built-in prior"
   fingerprint = "built in"

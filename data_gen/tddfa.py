@@ -16,11 +16,11 @@ from flax import traverse_util
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.numpy_pickle import read_array, read_arrays
 from data_gen.rasterize import normal_map, rasterize
-from dpr_jax.assets import asset_path
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import Face
-from dpr_jax.native_libraries import import_native
-from dpr_jax.pytorch_weights import Layers, read_state_dict
+from dpr_jax.base.assets import asset_path
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.network.pytorch_weights import Layers, read_state_dict
+from dpr_jax.portrait.faces import Face
 
 cv2 = import_native("cv2")
 
@@ -282,7 +282,7 @@ class TDDFA:
     statistics: `param_mean_std_62d_120x120.pkl`, mean and standard deviation of the parameters.
     triangles: `tri.pkl`.
 
-  Each file is the asset of its name where not given (see `dpr_jax.assets`).
+  Each file is the asset of its name where not given (see `dpr_jax.base.assets`).
 
   Raises:
     BadInput: a file is not at hand or cannot be used.
@@ -322,7 +322,7 @@ class TDDFA:
 
     Args:
       pixels: the photo, `[H, W, 3]` uint8 RGB.
-      face: one that `dpr_jax.faces` found there.
+      face: one that `dpr_jax.portrait.faces` found there.
 
     Raises:
       BadInput: 3DDFA sees no face there.

@@ -26,13 +26,16 @@ from data_gen.portraits import PhotoFolder
 from data_gen.procedural_faces import Scene, draw_face, geometry
 from data_gen.synthesis import Settings, Synthesis
 from data_gen.target_lights import TargetLight
-from dpr_jax import color, exposure, light_prior, lights, pictures, sh
-from dpr_jax import light as light_module
-from dpr_jax.compositing import multiply_light
-from dpr_jax.errors import BadInput
-from dpr_jax.light import Light
-from dpr_jax.native_libraries import import_native
-from dpr_jax.shading import face_shading
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color, pictures
+from dpr_jax.light import exposure, sh
+from dpr_jax.light import light as light_module
+from dpr_jax.light import prior as light_prior
+from dpr_jax.light.light import Light
+from dpr_jax.light.shading import face_shading
+from dpr_jax.portrait import lights
+from dpr_jax.portrait.compositing import multiply_light
 
 cv2 = import_native("cv2")
 
@@ -196,7 +199,7 @@ def _portrait(
   *,
   keeps_key: bool = True,
 ) -> np.ndarray:
-  """The painted face under a light, as `dpr_jax.portrait` relights a photo, but by its true shape.
+  """The painted face under a light, as `dpr_jax.portrait.portrait` relights a photo, but by its true shape.
 
   Args:
     light: gray or RGB, or nine numbers.

@@ -5,15 +5,15 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-  "BadInput": "errors",
-  "Light": "light",
-  "Relighter": "relighter",
-  "estimate_light": "relighting",
-  "load_params": "checkpoints",
-  "parse_light": "lights",
-  "relight_fn": "relighting",
-  "relight_lights": "relighting",
-  "relight_luminance": "relighting",
+  "BadInput": "base.errors",
+  "Light": "light.light",
+  "Relighter": "portrait.relighter",
+  "estimate_light": "portrait.relighting",
+  "load_params": "network.weights",
+  "parse_light": "portrait.lights",
+  "relight_fn": "portrait.relighting",
+  "relight_lights": "portrait.relighting",
+  "relight_luminance": "portrait.relighting",
 }
 
 __all__ = list(_PUBLIC)

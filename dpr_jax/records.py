@@ -7,14 +7,14 @@ Neither writing nor reading needs TensorFlow; with it, `tfds.builder_from_direct
 | `id` | the face's name |
 | `image/original` | the photo, PNG or JPEG |
 | `image/relit` | list of K, the photo under each target light |
-| `image/normal` | PNG, 8 or 16 bits: (n + 1) / 2 of the unit normal, x, y, z of `dpr_jax.sh` as red, green, blue |
+| `image/normal` | PNG, 8 or 16 bits: (n + 1) / 2 of the unit normal; red, green, blue: x, y, z of `dpr_jax.light.sh` |
 | `image/depth` | PNG, 16 bits: (d + 1) / 2 of the height towards the viewer, in shares of the picture's longer side |
 | `image/mask` | PNG, 255 on the face, else 0 |
 | `light/source` | [9] float32, the light of the photo |
 | `light/target` | [K, 9] float32 |
 | `light/target_color` | [K, 3, 9] float32, rows red, green, blue; only where the target lights are coloured |
 | `light/name` | list of K |
-| `ratio` | `linear` or `published`: what the ratio of two shadings multiplies, as `dpr_jax.ratio.KINDS` |
+| `ratio` | `linear` or `published`: what the ratio of two shadings multiplies, as `dpr_jax.image.ratio.KINDS` |
 | `height`, `width` | of every image, pixels |
 | `schema_version` | 3 |
 
@@ -35,10 +35,10 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
-from dpr_jax.errors import BadInput
-from dpr_jax.input_files import check_regular
-from dpr_jax.native_libraries import import_native
-from dpr_jax.output_files import atomic_output
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import check_regular
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.base.output_files import atomic_output
 
 cv2 = import_native("cv2")
 
@@ -57,7 +57,7 @@ class Record(NamedTuple):
     relit: `[K, H, W, 3]` uint8 RGB.
     target_lights: `[K, 9]` float32, the light of each relit image.
     source_light: `[9]` float32, the light of the photo.
-    normal: `[H, W, 3]` float32 unit normals, axes of `dpr_jax.sh`.
+    normal: `[H, W, 3]` float32 unit normals, axes of `dpr_jax.light.sh`.
     depth: `[H, W]` float32 in [-1, 1]: height towards the viewer, in shares of the longer side; its zero is arbitrary.
     mask: `[H, W]` bool, the face.
     light_names: K names.

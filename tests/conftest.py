@@ -57,8 +57,8 @@ def quick_compilation():
 @pytest.fixture(scope="module")
 def finder(shared):
   """MediaPipe's face finder, open."""
-  from dpr_jax.faces import is_installed
-  from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
+  from dpr_jax.portrait.faces import is_installed
+  from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
   shared("models/face_landmarker.task")
   if not is_installed("mediapipe"):
@@ -70,7 +70,7 @@ def finder(shared):
 @pytest.fixture(scope="module")
 def embedded_finder():
   """The embedded face finder, open; it needs nothing."""
-  from dpr_jax.embedded_faces import EmbeddedFaceFinder
+  from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder
 
   with EmbeddedFaceFinder() as finder:
     yield finder
@@ -79,8 +79,8 @@ def embedded_finder():
 @pytest.fixture(scope="session")
 def group_photo(tmp_path_factory) -> Path:
   """Two people side by side, who are scikit-image's astronaut and her mirror image: `two_faces.png`, 300 x 600."""
-  from dpr_jax.photo import Photo, write_photo
-  from dpr_jax.pictures import astronaut
+  from dpr_jax.image.photo import Photo, write_photo
+  from dpr_jax.image.pictures import astronaut
 
   path = tmp_path_factory.mktemp("group") / "two_faces.png"
   write_photo(path, Photo(np.hstack([astronaut(), astronaut()[:, ::-1]])))
@@ -90,7 +90,7 @@ def group_photo(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def obama(shared):
   """The authors' demo photo, `[909, 727, 3]` uint8 RGB."""
-  from dpr_jax.photo import read_photo
+  from dpr_jax.image.photo import read_photo
 
   return read_photo(shared("reference/dpr/obama.jpg")).pixels
 

@@ -19,14 +19,16 @@ import cv2
 import numpy as np
 import pytest
 from absl import flags
-from conftest import ROOT
 from ml_collections import ConfigDict
 
-from dpr_jax import command_line, relighter, traced
-from dpr_jax.assets import ASSETS
-from dpr_jax.pictures import write_films
+from dpr_jax.base import command_line
+from dpr_jax.base.assets import ASSETS
+from dpr_jax.image.pictures import write_films
+from dpr_jax.network import traced
+from dpr_jax.portrait import relighter
 from dpr_jax.records import split_of
-from dpr_jax.training_config import default_config
+from dpr_jax.train.config import default_config
+from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
 NOTES = {"experiments.md"}  # figures for the record, which are no page for users
@@ -93,8 +95,8 @@ TYPED = [line for _, line in RUNNABLE if our_command(line)]
 _PARSE = """
 import json, os, runpy, sys, traceback
 from absl import flags
-from dpr_jax import command_line
-from dpr_jax.training_config import check_config
+from dpr_jax.base import command_line
+from dpr_jax.train.config import check_config
 
 def parse(script, words):
   sys.argv = [script, *words]  # where a config file's fields are looked for
@@ -181,7 +183,7 @@ def test_flags_and_fields_in_the_text_exist(parsed):
     prose = prose_of(page)
     for name in re.findall(r"`--([a-z][\w-]*)(?!\.)\b", prose):
       assert name.replace("-", "_") in known or name.startswith("config"), f"{page}: --{name}"
-    for name in re.findall(r"\bconfig(?:\.[a-z]\w*)+", prose):
+    for name in re.findall(r"(?<!/)\bconfig(?:\.[a-z]\w*)+", prose):
       assert name in fields | {"config.json"}, f"{page}: {name}"
 
 

@@ -13,14 +13,14 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from data_gen.export import export
 from data_gen.synthesis import Settings
-from dpr_jax import sh
-from dpr_jax.assets import ASSETS
-from dpr_jax.checkpoints import load_params
-from dpr_jax.pictures import astronaut, write_films
+from dpr_jax.base.assets import ASSETS
+from dpr_jax.image.pictures import astronaut, write_films
+from dpr_jax.light import sh
+from dpr_jax.network.weights import load_params
+from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

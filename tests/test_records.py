@@ -11,8 +11,9 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from dpr_jax import ratio, records
-from dpr_jax.errors import BadInput
+from dpr_jax import records
+from dpr_jax.base.errors import BadInput
+from dpr_jax.image import ratio
 from dpr_jax.records import Record, decode_record, encode_record
 
 

@@ -5,9 +5,9 @@ import runpy
 
 import pytest
 import yaml
-from conftest import ROOT
 
 from dpr_jax.cli.program import COMMANDS
+from tests.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 

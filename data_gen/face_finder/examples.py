@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_gen.face_finder.patterns import dead_leaves
-from dpr_jax.embedded_faces import FaceSquare, face_square, warp
-from dpr_jax.face_networks import CLOSE_UP, DETECTOR_SIDE, DETECTOR_STRIDE, LANDMARK_SIZE, NUM_LANDMARKS
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.portrait.embedded_faces import FaceSquare, face_square, warp
+from dpr_jax.portrait.face_networks import CLOSE_UP, DETECTOR_SIDE, DETECTOR_STRIDE, LANDMARK_SIZE, NUM_LANDMARKS
 
 cv2 = import_native("cv2")
 
@@ -64,7 +64,7 @@ class LandmarkBatch(NamedTuple):
 
   Attributes:
     luminance: `[B, 128, 128, 1]` float32.
-    points: `[B, 478, 3]` float32 as `dpr_jax.face_networks.Landmarks.points`; 0 where there is no face.
+    points: `[B, 478, 3]` float32 as `dpr_jax.portrait.face_networks.Landmarks.points`; 0 where there is no face.
     present: `[B]` float32, 1 where there is a face that the network must accept, 0 where it must not, -1 where it may.
   """
 
@@ -74,7 +74,7 @@ class LandmarkBatch(NamedTuple):
 
 
 class DetectorBatch(NamedTuple):
-  """A step's pictures for the detector; targets as `dpr_jax.face_networks.Proposals`.
+  """A step's pictures for the detector; targets as `dpr_jax.portrait.face_networks.Proposals`.
 
   Attributes:
     luminance: `[B, S, S, 1]` float32.

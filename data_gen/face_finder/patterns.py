@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
 
 cv2 = import_native("cv2")
 

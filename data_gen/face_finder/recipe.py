@@ -23,17 +23,17 @@ from data_gen.face_mesh import face_maps
 from data_gen.heads.rendering import HeadModel, draw_head, load_head_model
 from data_gen.heads.texture import portrait_texture
 from data_gen.normals import fill_to_frame
-from dpr_jax.checkpoints import read_archive, save_params
-from dpr_jax.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squares, face_square, shrunk
-from dpr_jax.errors import BadInput
-from dpr_jax.face_networks import LANDMARK_SIZE, FaceDetector, FaceLandmarker
-from dpr_jax.faces import Face, overlap
-from dpr_jax.lights import read_environment
-from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.native_libraries import import_native
-from dpr_jax.output_files import atomic_output
-from dpr_jax.photo import read_photo, to_8_bits
-from dpr_jax.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.base.output_files import atomic_output
+from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.network.weights import read_archive, save_params
+from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squares, face_square, shrunk
+from dpr_jax.portrait.face_networks import LANDMARK_SIZE, FaceDetector, FaceLandmarker
+from dpr_jax.portrait.faces import Face, overlap
+from dpr_jax.portrait.lights import read_environment
+from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
 cv2 = import_native("cv2")
 
@@ -79,7 +79,7 @@ class Recipe:
 
 
 def make_face_finder(recipe: Recipe, workdir: Path, out: Path, *, workers: int = 1, overwrite: bool = False) -> None:
-  """Makes the weights of `dpr_jax.embedded_faces`.
+  """Makes the weights of `dpr_jax.portrait.embedded_faces`.
 
   A stage whose result lies in `workdir` is not done again: the command goes on after an interruption.
 

@@ -11,9 +11,9 @@ import optax
 from absl import logging
 
 from data_gen.face_finder.examples import DetectorBatch, LandmarkBatch
-from dpr_jax.cpu import compiler_options
-from dpr_jax.face_networks import FaceDetector, FaceLandmarker, Landmarks, Proposals
-from dpr_jax.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE
+from dpr_jax.base.cpu import compiler_options
+from dpr_jax.portrait.face_networks import FaceDetector, FaceLandmarker, Landmarks, Proposals
+from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE
 
 # Log odds that a cell holds a face, before anything is learnt: nearly none does.
 RARE = -4.0

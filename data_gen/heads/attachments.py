@@ -11,7 +11,7 @@ import numpy as np
 
 from data_gen.heads.materials import smooth_noise
 from data_gen.heads.morphable_head import MorphableHead
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 # The other styles of the collection hide the front of the face.
 STYLES = ("afro01", "braid01", "long01", "ponytail01", "short01", "short02", "short04")

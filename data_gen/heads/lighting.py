@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_gen.rasterize import rasterize
-from dpr_jax import sh
+from dpr_jax.light import sh
 
 _SHADOW_MAP = 160  # pixels
 _SHADOW_BIAS = 0.5  # cm
@@ -18,7 +18,7 @@ class Lighting(NamedTuple):
   """The light of one picture.
 
   Attributes:
-    ambient: `[3, 9]`, red, green and blue in the conventions of `dpr_jax.sh`.
+    ambient: `[3, 9]`, red, green and blue in the conventions of `dpr_jax.light.sh`.
     lamp: `[3]`, unit direction to a hard lamp.
     lamp_color: `[3]`, its irradiance on a surface that faces it; zero without a lamp.
     gloss: how strongly skin mirrors the lamp.
@@ -113,7 +113,7 @@ def cast_shadow(vertices: np.ndarray, triangles: np.ndarray, lamp: np.ndarray) -
 
 
 def scene_axes(normals: np.ndarray) -> np.ndarray:
-  """From x right, y up, z towards the viewer to the axes of `dpr_jax.sh`: x right, y into the scene, z up."""
+  """From x right, y up, z towards the viewer to the axes of `dpr_jax.light.sh`: x right, y into the scene, z up."""
   return np.stack([normals[:, 0], -normals[:, 2], normals[:, 1]], axis=1)
 
 

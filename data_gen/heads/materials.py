@@ -7,7 +7,7 @@ import numpy as np
 
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.morphable_head import MorphableHead
-from dpr_jax.color import linearise
+from dpr_jax.image.color import linearise
 
 # sRGB of skin from the darkest to the lightest.
 _SKIN_TONES = np.array(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 # Numbers of the file's `face_region`.
 FACE, HEAD, MOUTH, GUMS, TEETH, LEFT_EYEBALL, RIGHT_EYEBALL = 0, 1, 2, 5, 6, 7, 8

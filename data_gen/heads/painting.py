@@ -8,7 +8,7 @@ from data_gen.heads.buffers import Fragments
 from data_gen.heads.noise import smooth_noise
 from data_gen.heads.people import CHANNELS, HAIR, Look, PeopleModel, Person
 from data_gen.heads.pigments import skin_colour
-from dpr_jax.color import linearise
+from dpr_jax.image.color import linearise
 
 _IRIS, _LIMBUS = 23.0, 3.0  # degrees from the eye's axis to the rim of the iris, and the width of that rim
 _TURN = np.float32(np.linalg.qr(np.array([[1.0, 0.35, 0.2], [-0.35, 1.0, -0.3], [-0.25, 0.3, 1.0]]))[0])

@@ -17,9 +17,9 @@ from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_i
 from data_gen.heads.noise import lattice, smooth_noise
 from data_gen.heads.pigments import melanin_of_luminance
 from data_gen.heads.rendering import shown_triangles, vertex_normals
-from dpr_jax.color import linearise
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import OVAL
+from dpr_jax.base.errors import BadInput
+from dpr_jax.image.color import linearise
+from dpr_jax.portrait.faces import OVAL
 
 # Hair styles of which training and tests each have their own, and how often each is worn.
 STYLES = {

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from dpr_jax.light import LUMINANCE_WEIGHTS
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light.light import LUMINANCE_WEIGHTS
 
 cv2 = import_native("cv2")
 

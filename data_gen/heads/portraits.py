@@ -24,12 +24,13 @@ from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
 from data_gen.normals import fill_to_frame
 from data_gen.portraits import FramedPortrait, Truth, generator
 from data_gen.target_lights import BuiltInLights
-from dpr_jax import color, sh
-from dpr_jax.errors import BadInput
-from dpr_jax.faces import OVAL, Face, frame_face
-from dpr_jax.light import LUMINANCE_WEIGHTS
-from dpr_jax.lights import read_environment
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color
+from dpr_jax.light import sh
+from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.portrait.faces import OVAL, Face, frame_face
+from dpr_jax.portrait.lights import read_environment
 
 cv2 = import_native("cv2")
 
@@ -107,7 +108,7 @@ class Surface(NamedTuple):
     albedo: `[S, S, 3]` linear float32, times coverage.
     open_share: `[S, S, 3]` in [0, 1], how much of even light arrives, thrown from surface to surface too.
     coverage: `[S, S]` in [0, 1].
-    normal: `[S, S, 3]` unit in the axes of `dpr_jax.sh`; 0 where nothing is.
+    normal: `[S, S, 3]` unit in the axes of `dpr_jax.light.sh`; 0 where nothing is.
     depth: `[S, S]` in pixels towards the viewer; -inf where nothing is.
     label: `[S, S]` uint8 of `Label`.
     glint: `[S, S]` share of the pixel where the cornea mirrors the brightest light.

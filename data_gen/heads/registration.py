@@ -20,8 +20,8 @@ from data_gen.heads.morphable_head import MorphableHead, draw_identity, load_mor
 from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.rendering import picture_of
 from data_gen.rasterize import rasterize
-from dpr_jax.errors import BadInput
-from dpr_jax.mediapipe_faces import MediaPipeFaceFinder
+from dpr_jax.base.errors import BadInput
+from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
 _SIZE = 640
 _SCALE = 17.0  # pixels per cm

@@ -16,10 +16,10 @@ from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_i
 from data_gen.heads.pose import DEPTH_ORIGIN, FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.texture import PortraitTexture
 from data_gen.rasterize import rasterize
-from dpr_jax import sh
-from dpr_jax.errors import BadInput
-from dpr_jax.lights import read_environment
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light import sh
+from dpr_jax.portrait.lights import read_environment
 
 cv2 = import_native("cv2")
 
@@ -50,7 +50,7 @@ class RenderedHead(NamedTuple):
   Attributes:
     rgba: `[S, S, 4]` uint8, sRGB and coverage; colours are not multiplied by coverage.
     landmarks: `[478, 3]` float64: x and y in pixels from the picture's top left corner, and depth in pixels towards the
-      viewer, as in `dpr_jax.faces.Face`, with MediaPipe's lean.
+      viewer, as in `dpr_jax.portrait.faces.Face`, with MediaPipe's lean.
     yaw: degrees, as in `data_gen.face_mesh.HeadPose`.
     pitch: degrees.
     roll: degrees.

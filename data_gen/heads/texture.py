@@ -9,9 +9,9 @@ from data_gen.heads.landmarks import SurfacePoints
 from data_gen.heads.materials import Regions
 from data_gen.heads.morphable_head import MorphableHead
 from data_gen.rasterize import rasterize
-from dpr_jax.color import linearise
-from dpr_jax.faces import Face
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image.color import linearise
+from dpr_jax.portrait.faces import Face
 
 cv2 = import_native("cv2")
 
@@ -50,7 +50,7 @@ def portrait_texture(
     regions: where its front is.
     landmarks: MediaPipe's landmarks on the model.
     pixels: `[H, W, 3]` uint8 RGB.
-    face: as `dpr_jax.faces` found it in the photo, with depth.
+    face: as `dpr_jax.portrait.faces` found it in the photo, with depth.
   """
   identity, expression, similarity = fit(model, landmarks, face)
   vertices = model.vertices(identity, expression).astype(np.float64)

@@ -10,11 +10,11 @@ import numpy as np
 
 from data_gen.heads import portraits
 from data_gen.heads.portraits import Environment, Surface, View
-from dpr_jax import light as light_module
-from dpr_jax import sh
-from dpr_jax.environment_lamps import panorama_light
-from dpr_jax.light import LUMINANCE_WEIGHTS, Light
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light import light as light_module
+from dpr_jax.light import sh
+from dpr_jax.light.environment_lamps import panorama_light
+from dpr_jax.light.light import LUMINANCE_WEIGHTS, Light
 
 cv2 = import_native("cv2")
 
@@ -58,7 +58,7 @@ class Stage:
     """The light of small sources past all that is in the way.
 
     Args:
-      directions: `[K, 3]` unit, axes of `dpr_jax.sh`.
+      directions: `[K, 3]` unit, axes of `dpr_jax.light.sh`.
       irradiance: `[K]`, by each, of a surface that faces it.
 
     Returns:
@@ -128,7 +128,7 @@ def disc(towards: np.ndarray, size: float) -> np.ndarray:
 
 
 def sphere_parts(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """A map `[H, W]` as small sources: directions `[K, 3]` in the axes of `dpr_jax.sh` and irradiances `[K]`.
+  """A map `[H, W]` as small sources: directions `[K, 3]` in the axes of `dpr_jax.light.sh` and irradiances `[K]`.
 
   Each part of the sphere sends its light from where most of it comes from, so that a sun keeps its place.
   """

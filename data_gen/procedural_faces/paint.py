@@ -8,8 +8,8 @@ from data_gen.procedural_faces.falloff import bell, bump, step
 from data_gen.procedural_faces.head import IRIS_RADIUS, Features
 from data_gen.procedural_faces.identity import ProceduralFace
 from data_gen.procedural_faces.textures import Textures, strokes_at, tiled
-from dpr_jax.color import linearise
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image.color import linearise
 
 cv2 = import_native("cv2")
 

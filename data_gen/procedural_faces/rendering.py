@@ -8,8 +8,8 @@ from data_gen import srgb
 from data_gen.face_maps import Label
 from data_gen.procedural_faces import visibility
 from data_gen.procedural_faces.scene import Scene, to_mesh_axes
-from dpr_jax import sh as sh_lib
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.light import sh as sh_lib
 
 cv2 = import_native("cv2")
 
@@ -18,7 +18,7 @@ class Lamp(NamedTuple):
   """A lamp far away that casts shadows.
 
   Attributes:
-    direction: `[3]`, unit, towards the lamp, in the axes of `dpr_jax.sh`.
+    direction: `[3]`, unit, towards the lamp, in the axes of `dpr_jax.light.sh`.
     strength: shading of a white surface that faces it.
     softness: radius of its disc in degrees; 0 gives hard shadows.
   """
@@ -33,7 +33,7 @@ def shadow(scene: Scene, direction: np.ndarray, softness: float = 0.0) -> np.nda
 
   Args:
     scene: from `geometry`.
-    direction: `[3]`, unit, towards the lamp, in the axes of `dpr_jax.sh`.
+    direction: `[3]`, unit, towards the lamp, in the axes of `dpr_jax.light.sh`.
     softness: radius of the lamp's disc in degrees.
 
   Returns:

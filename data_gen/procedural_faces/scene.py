@@ -10,7 +10,7 @@ from data_gen.procedural_faces.head import EYE_RADIUS, IRIS_RADIUS, Features, Gr
 from data_gen.procedural_faces.identity import ProceduralFace
 from data_gen.procedural_faces.textures import Textures, draw_textures
 from data_gen.rasterize import rasterize, to_scene_axes
-from dpr_jax import sh as sh_lib
+from dpr_jax.light import sh as sh_lib
 
 _HEAD, _EAR, _HAIR, _CLOTHES = 1, 2, 3, 4
 to_mesh_axes = to_scene_axes  # its own inverse
@@ -21,7 +21,7 @@ class Scene(NamedTuple):
   """A face from where the camera is.
 
   Attributes:
-    normal: `[S, S, 3]` float32, unit, in the axes of `dpr_jax.sh`; zero where nothing is.
+    normal: `[S, S, 3]` float32, unit, in the axes of `dpr_jax.light.sh`; zero where nothing is.
     albedo: `[S, S, 3]` float32, linear RGB.
     label: `[S, S]` uint8 of `Label`; hair and clothes are BACKGROUND.
     depth: `[S, S]` float32, pixels towards the viewer from between the ears; -inf where nothing is.
@@ -92,7 +92,7 @@ def _points_of_interest(face: ProceduralFace) -> np.ndarray:
 
 
 def _frame(face: ProceduralFace, size: int) -> _Camera:
-  """The camera that sees CelebA-HQ's square (see `dpr_jax.faces.frame_face`), but upright."""
+  """The camera that sees CelebA-HQ's square (see `dpr_jax.portrait.faces.frame_face`), but upright."""
   rotation = _rotation(face)
   points = (_points_of_interest(face) @ rotation.T)[:, :2]
   between, mouth = points[:2].mean(axis=0), points[3:5].mean(axis=0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_gen.procedural_faces.head import Features
 from data_gen.procedural_faces.identity import ProceduralFace
-from dpr_jax.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native
 
 cv2 = import_native("cv2")
 

@@ -13,7 +13,7 @@ import threading
 
 from absl import flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at; 0.0.0.0 is reached from other machines")
 _PORT = flags.DEFINE_integer("port", None, "where to listen; default: the first free one from 7860 on")
@@ -43,8 +43,9 @@ def main() -> None:
     raise BadInput('the web app needs Gradio: pip install "dpr_jax[app]"')
   if not _WEIGHTS.value:
     raise BadInput("--weights names none")
-  from dpr_jax import traced, web_app  # seconds, which --help doesn't cost
-  from dpr_jax.relight_service import RelightService
+  from dpr_jax.network import traced  # seconds, which --help doesn't cost
+  from dpr_jax.web import app as web_app
+  from dpr_jax.web.service import RelightService
 
   traced.enable_compilation_cache()
   stop = threading.Event()

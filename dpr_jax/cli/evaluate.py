@@ -8,7 +8,7 @@ dpr-jax evaluate --weights=identity --data=dataset --relit_sources --limit=100
 
 from absl import flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _WEIGHTS = flags.DEFINE_multi_string(
   "weights",
@@ -36,7 +36,8 @@ def main() -> None:
   weights = [name for text in _WEIGHTS.value for name in text.split(",") if name]
   if not weights or not _DATA.value:
     raise BadInput("--weights and --data are needed; --help lists all flags")
-  from dpr_jax import evaluation, traced  # seconds, which neither the above nor --help costs
+  from dpr_jax.network import traced  # seconds, which neither the above nor --help costs
+  from dpr_jax.train import evaluation
 
   traced.enable_compilation_cache()
   table = evaluation.evaluate(

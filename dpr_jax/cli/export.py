@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _SOURCE = flags.DEFINE_string(
   "source",
@@ -87,7 +87,7 @@ def main() -> None:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves nothing half done, as Ctrl-C
   from data_gen import export  # seconds, which --help doesn't cost
   from data_gen.synthesis import RENDERED, Settings
-  from dpr_jax.cpu import available_cores
+  from dpr_jax.base.cpu import available_cores
 
   rendered = _SOURCE.value in RENDERED
   normals = _NORMALS.value or ("synthetic" if rendered else "face_mesh")

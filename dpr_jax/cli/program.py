@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import dpr_jax
-from dpr_jax import command_line
+from dpr_jax.base import command_line
 
 PROGRAM = "dpr-jax"
 COMMANDS = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _IMAGE = flags.DEFINE_string("image", None, "a photo, or a folder of photos")
 _VIDEO = flags.DEFINE_string(
@@ -89,7 +89,8 @@ def main() -> None:
     raise BadInput("--image (or --video) and --out are needed, or --demo; --help lists all flags")
   if _VIDEO.value and (_IMAGE.value or _GRID.value):
     raise BadInput("--video: leave out --image and --grid; one film at a time, under one light")
-  from dpr_jax import relight_command, traced  # seconds, which neither the above nor --help costs
+  from dpr_jax.cli import relight_command  # seconds, which neither the above nor --help costs
+  from dpr_jax.network import traced
 
   traced.enable_compilation_cache()
   options = relight_command.Options(

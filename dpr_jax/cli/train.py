@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dpr_jax import command_line
-from dpr_jax.errors import BadInput
+from dpr_jax.base import command_line
+from dpr_jax.base.errors import BadInput
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "a file with get_config(), with :smoke for its small variant; --config.x.y=z sets a field of it"
@@ -31,7 +31,9 @@ def main() -> None:
   if not config or not _WORKDIR.value:
     raise BadInput("--config and --workdir are needed; --help lists all flags")
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until there is something to save
-  from dpr_jax import cpu, traced, training_run  # seconds, which --help doesn't cost
+  from dpr_jax.base import cpu  # seconds, which --help doesn't cost
+  from dpr_jax.network import traced
+  from dpr_jax.train import run as training_run
 
   traced.enable_compilation_cache()
 

@@ -8,7 +8,7 @@ The file is in half precision and no pickle: whoever gets it can load it without
 
 from absl import flags
 
-from dpr_jax.errors import BadInput
+from dpr_jax.base.errors import BadInput
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "a workdir or a checkpoint of train.py, or whatever relight.py takes")
 _OUT = flags.DEFINE_string("out", None, "the file to write, .npz")
@@ -20,7 +20,7 @@ def main() -> None:
   if _WEIGHTS.value or _OUT.value:
     export()
     return
-  from dpr_jax import registry
+  from dpr_jax.network import registry
 
   print(registry.listing())
 
@@ -29,7 +29,7 @@ def export() -> None:
   """Writes a file."""
   if not (_WEIGHTS.value and _OUT.value):
     raise BadInput("--weights and --out are needed; --help lists all flags")
-  from dpr_jax import checkpoints  # seconds, which --help doesn't cost
+  from dpr_jax.network import weights as checkpoints  # seconds, which --help doesn't cost
 
   checkpoints.save_params(_OUT.value, checkpoints.load_params(_WEIGHTS.value), overwrite=_OVERWRITE.value)
   print(_OUT.value)

@@ -21,8 +21,8 @@ them held out, and batches of 16 the run has about 54,400.
 
 from ml_collections import ConfigDict
 
-from dpr_jax.errors import BadInput
-from dpr_jax.training_config import default_config
+from dpr_jax.base.errors import BadInput
+from dpr_jax.train.config import default_config
 
 _LIGHTS = 5
 # A pass over the faces shows two views of each, so that an epoch of the paper, over its relit images, is 2.5 of ours.

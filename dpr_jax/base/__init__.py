@@ -1,0 +1,1 @@
+"""What every room needs: errors, files of others, output files, native libraries, the command line."""

@@ -1,0 +1,1 @@
+"""Photo files, colour, ratio images, pictures for people."""

@@ -1,0 +1,1 @@
+"""A face in a photo, found, cut out, relit and put back."""

@@ -1,0 +1,214 @@
+"""Faces in a photo: who finds them, what is known of each, and the square that the networks expect.
+
+There are two finders. MediaPipe's (`dpr_jax.portrait.mediapipe_faces`) is the more precise one; it needs the package
+`mediapipe` and its model file. The embedded one (`dpr_jax.portrait.embedded_faces`) needs nothing that this package
+does not bring.
+"""
+
+import importlib.util
+import sys
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dpr_jax.base.assets import asset_path_within
+from dpr_jax.base.errors import BadInput
+from dpr_jax.base.native_libraries import MissingSystemLibrary
+
+FACE_FINDERS = ("embedded", "mediapipe")
+SMALLEST_FACE = 24  # pixels; a smaller one has no shading to change
+_FETCH_SECONDS = 5
+_LOST = "landmarks are more precise, most of all on heads turned by up to 45 degrees"
+
+# MediaPipe's 478 landmarks. Left and right as seen in the picture.
+LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
+RIGHT_EYE = [362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398]
+MOUTH_CORNERS = [61, 291]
+# The face's outline, from the middle of the forehead around.
+OVAL = [
+  *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+  *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+]  # fmt: skip
+
+
+class Face(NamedTuple):
+  """One face.
+
+  Attributes:
+    landmarks: `[478, 2]`, x and y in pixels of the photo, from its top left corner.
+    depth: `[478]`, z towards the viewer (larger is nearer) in the same pixels, from about the middle of the head, as
+      MediaPipe guesses it; None for a face put together by hand.
+  """
+
+  landmarks: np.ndarray
+  depth: np.ndarray | None = None
+
+  @property
+  def box(self) -> np.ndarray:
+    """`[4]`: left, top, right, bottom of the landmarks, in pixels."""
+    return np.concatenate([self.landmarks.min(axis=0), self.landmarks.max(axis=0)])
+
+
+class Framing(NamedTuple):
+  """The upright square around a face, framed like CelebA-HQ.
+
+  Attributes:
+    matrix: `[2, 3]`, photo pixels -> pixels of the square, both from the top left corner, as landmarks count.
+    roll: degrees by which the head leans clockwise in the photo.
+    size: side of the square in its own pixels.
+  """
+
+  matrix: np.ndarray
+  roll: float
+  size: int
+
+  @property
+  def index_matrix(self) -> np.ndarray:
+    """`matrix` for pixels that are counted from the middle of the first, as OpenCV counts."""
+    linear, shift = self.matrix[:, :2], self.matrix[:, 2]
+    return np.column_stack([linear, shift + linear @ (0.5, 0.5) - 0.5])
+
+
+def frame_face(face: Face, size: int) -> Framing:
+  """The framing of CelebA-HQ (Karras et al. 2018, appendix C), which the networks were trained on.
+
+  Args:
+    face: where eyes and mouth are.
+    size: side of the square in pixels.
+  """
+  eyes = [face.landmarks[outline].mean(axis=0) for outline in (LEFT_EYE, RIGHT_EYE)]
+  mouth = face.landmarks[MOUTH_CORNERS].mean(axis=0)
+  between_eyes, eye_to_eye = (eyes[0] + eyes[1]) / 2, eyes[1] - eyes[0]
+  eye_to_mouth = mouth - between_eyes
+  right = eye_to_eye + np.array([eye_to_mouth[1], -eye_to_mouth[0]])
+  right /= np.hypot(*right)
+  down = np.array([-right[1], right[0]])
+  half_side = max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth))
+  linear = np.stack([right, down]) * (size / (2 * half_side))
+  centre = between_eyes + 0.1 * eye_to_mouth
+  matrix = np.column_stack([linear, size / 2 - linear @ centre])
+  return Framing(matrix, float(np.degrees(np.arctan2(right[1], right[0]))), size)
+
+
+class FaceFinder(Protocol):
+  """Looks for faces; held open for many photos, in a `with` statement. Get one from `open_face_finder`.
+
+  Attributes:
+    name: one of `FACE_FINDERS`.
+  """
+
+  name: str
+
+  def find(self, pixels: np.ndarray) -> list[Face]:
+    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right."""
+
+  def follow(self, pixels: np.ndarray, face: Face) -> Face | None:
+    """A face looked for where it was a moment ago; a single look, where `find` needs many for a large picture.
+
+    Args:
+      pixels: `[H, W, 3]`, RGB, uint8 or uint16; the frame of a film after the one that `face` was found in.
+      face: where it was.
+
+    Returns:
+      The face that lies over the old one best, or None if none does.
+    """
+
+  def close(self) -> None:
+    """Frees what it holds."""
+
+  def __enter__(self) -> "FaceFinder": ...
+
+  def __exit__(self, *exception) -> None: ...
+
+
+_default: str | None = None  # which finder this process takes where none is named
+
+
+def open_face_finder(name: str | None = None) -> FaceFinder:
+  """Opens a face finder.
+
+  Where none is named, MediaPipe's is taken if its package is installed and its model lies in a folder of `DPR_ASSETS`
+  or in the cache, or can be fetched within five seconds. Otherwise the embedded one is taken, and one line on stderr
+  says so and why. This is decided once in a process; other processes that work on the same thing have to be given the
+  `name` of the finder. A fetch that failed is remembered in the cache folder, in `face_landmarker.task.not-fetched`,
+  and not tried again for a day, so that a network that drops packets costs its seconds once.
+
+  Args:
+    name: one of `FACE_FINDERS`, or None: chosen as above.
+
+  Raises:
+    BadInput: an unknown name; or MediaPipe was named, and its package or its model is missing.
+    MissingSystemLibrary: MediaPipe was named, and its own library cannot be loaded.
+  """
+  name = name or _default
+  if name is None:
+    return _decide() or open_face_finder("embedded")
+  if name == "mediapipe":
+    from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
+
+    return MediaPipeFaceFinder()
+  if name == "embedded":
+    from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder
+
+    return EmbeddedFaceFinder()
+  raise _unknown(name)
+
+
+def choose_face_finder(name: str | None = None) -> str:
+  """The name of the finder that `open_face_finder(name)` opens, to be given to other processes.
+
+  Raises:
+    BadInput: as `open_face_finder`.
+  """
+  if name == "mediapipe":
+    from dpr_jax.portrait.mediapipe_faces import check_mediapipe
+
+    check_mediapipe()
+  elif name is None and _default is None:
+    if finder := _decide():
+      finder.close()
+  elif name not in (None, *FACE_FINDERS):
+    raise _unknown(name)
+  return name or _default
+
+
+def _decide() -> FaceFinder | None:
+  """Decides which finder this process takes where none is named. Returns MediaPipe's, opened, if it is that one."""
+  global _default
+  try:
+    if not is_installed("mediapipe"):
+      raise BadInput('the package mediapipe is not installed (pip install -e ".[mediapipe]")')
+    asset_path_within("face-landmarker", _FETCH_SECONDS)
+    finder = open_face_finder("mediapipe")
+  except (BadInput, MissingSystemLibrary) as error:
+    print(f"face finder: embedded, for {error}. MediaPipe's {_LOST}", file=sys.stderr)
+    _default = "embedded"
+    return None
+  _default = "mediapipe"
+  return finder
+
+
+def _unknown(name: str) -> BadInput:
+  return BadInput(f"--face_finder {name}: must be one of {', '.join(FACE_FINDERS)}")
+
+
+def find_faces(pixels: np.ndarray, face_finder: str | None = None) -> list[Face]:
+  """`FaceFinder.find` for a single photo, by the finder of that name."""
+  with open_face_finder(face_finder) as finder:
+    return finder.find(pixels)
+
+
+def is_installed(package: str) -> bool:
+  """Whether a package can be imported, without importing it."""
+  try:
+    return importlib.util.find_spec(package) is not None
+  except ValueError:  # somebody has put a stand-in into sys.modules
+    return package in sys.modules and sys.modules[package] is not None
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+  """Intersection of two boxes over the smaller of them."""
+  inner = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+  if (inner <= 0).any():
+    return 0.0
+  return float(np.prod(inner) / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))

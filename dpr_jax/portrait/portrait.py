@@ -1,0 +1,678 @@
+"""A photo of anybody, anywhere: relight every face in the framing the networks know, and carry the change back.
+
+The networks were trained on square portraits framed like CelebA-HQ, at 512 or 1024 pixels. A face is cut out that way
+(turned upright if the head leans, and the light turned with it), relit, and what returns to the photo is not the
+network's picture but the *ratio* of new to old linear light: at the photo's own resolution every pore and hair stays,
+and away from the head nothing changes.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color
+from dpr_jax.image.photo import to_8_bits
+from dpr_jax.light import exposure, sh
+from dpr_jax.light.light import Light, as_light, luminance, rotate, shading, with_lamps
+from dpr_jax.network import traced
+from dpr_jax.network.encoding import Encoding
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.ratio_network import RatioEncoding
+from dpr_jax.portrait import person_shape
+from dpr_jax.portrait.compositing import multiply_light
+from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
+from dpr_jax.portrait.matte import head_weight
+from dpr_jax.portrait.person import Matte, Segmenter, find_person
+from dpr_jax.portrait.person_shape import PersonShape
+from dpr_jax.portrait.relighting import Params, decode_luminance, encode_luminance, log_ratio
+
+cv2 = import_native("cv2")
+
+# How many stops darker and brighter a pixel may get: what is brightened more shows little but noise.
+_STOPS = (-7.0, 3.5)
+# Lamps that a network renders at a time, so that few shapes are compiled.
+_LAMP_COUNTS = (1, 4)
+# The side of what the key of a face is taken from, and the least that it can be.
+_KEY_SIDE, _LEAST_KEY = 64, 1e-4
+_SKIN_FINER = 4
+# `WholePhoto` with a strength: luminance (L / 100) added to both sides of the ratio.
+_RATIO_OFFSET = 0.04
+# The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
+# L / 100 from which on it keeps an edge.
+_GUIDE_RADIUS = 4
+_GUIDE_EPSILON = 0.02**2
+# How many stops brighter and darker what is only guessed of a person gets at most.
+_GUESSED_STOPS = (1.0, 2.0)
+# The room behind the persons: how far its sides are turned to the sides, how much light it throws back, and by how many
+# stops it may change.
+_ROOM_CELLS, _ROOM_BULGE, _ROOM_FILL, _ROOM_STOPS = 33, 0.7, 0.2, 2.0
+# Coverage from which on a pixel's colour is taken for the person's alone.
+_OPAQUE = 0.9
+# A photo is edited in strips, so that memory does not grow with it.
+_STRIP_ROWS = 128
+_STRIP_THREADS = min(4, os.cpu_count() or 1)
+
+
+PASSES = ("matte", "normals", "depth", "shading", "shadow")
+
+
+class FramedFace(NamedTuple):
+  """A face as the network has seen it; all it takes to put it under any light.
+
+  Attributes:
+    framing: where it is.
+    luminance: L / 100 in the square, `[S, S]`.
+    weight: how much of the relighting each pixel of the square receives, `[S, S]`.
+    skin: 1 inside the oval of the face, else 0, `[S, S]`.
+    encoding: the network's encoding of `luminance`.
+    source_light: the light on this face as estimated, gray, in the photo's coordinates.
+    matte: which pixels of the photo are the person's; None: nobody has looked.
+    person: the shape of the whole person, which follows the light beyond the square, and then `weight` is how much of
+      the light's change is the square's; None: the light ends with the weight.
+  """
+
+  framing: Framing
+  luminance: np.ndarray
+  weight: np.ndarray
+  skin: np.ndarray
+  encoding: Encoding | RatioEncoding
+  source_light: Light
+  matte: Matte | None = None
+  person: "Person | None" = None
+
+
+class Person(NamedTuple):
+  """The whole person of a face, where the network knows shape.
+
+  Attributes:
+    shape: of the whole person.
+    shading: of `shape` under the photo's own light, `[N, N, 1]`.
+  """
+
+  shape: PersonShape
+  shading: np.ndarray
+
+
+class Portrait:
+  """A photo whose faces have been encoded: every further light costs only a decode.
+
+  Attributes:
+    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16.
+    faces: one `FramedFace` a face.
+  """
+
+  def __init__(
+    self,
+    params: Params,
+    pixels: np.ndarray,
+    faces: Sequence[Face],
+    size: int | None = None,
+    *,
+    segmenter: Segmenter | None = None,
+    others: Sequence[Face] = (),
+    dtype=None,
+  ):
+    """Encodes the faces.
+
+    Args:
+      params: from `load_params`.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      faces: from `find_faces`, at least one.
+      size: side of the square that the network sees; None: the one it was trained at.
+      segmenter: from `open_segmenter`, finds the persons of the faces; None: the light ends around the heads.
+      others: faces that are to keep their light, and their persons with them.
+      dtype: compute type of the convolutions.
+
+    Raises:
+      ValueError: pixels of another shape or type, or no faces.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
+      raise ValueError(f"pixels must be [H, W, 3] uint8 or uint16, not {list(pixels.shape)} {pixels.dtype}")
+    if not faces:
+      raise ValueError("a portrait needs at least one face")
+    self.pixels = pixels
+    self._params, self._dtype = params, dtype
+    size = network_for(params).native_size if size is None else size
+    everybody = [*faces, *others]
+    self.faces = tuple(
+      self._encode(face, size, segmenter, [other for other in everybody if other is not face]) for face in faces
+    )
+
+  @classmethod
+  def of_framed(cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype=None) -> "Portrait":
+    """A portrait whose faces have been encoded already, by `encode_square`; arguments as of the constructor."""
+    portrait = cls.__new__(cls)
+    portrait.pixels, portrait.faces = pixels, tuple(faces)
+    portrait._params, portrait._dtype = params, dtype
+    return portrait
+
+  @property
+  def largest_face(self) -> FramedFace:
+    """The face that fills most of the photo: the one whose square is a picture of it from farthest away."""
+    return min(self.faces, key=lambda face: abs(np.linalg.det(face.framing.matrix[:, :2])))
+
+  def _encode(self, face: Face, size: int, segmenter: Segmenter | None, others: Sequence[Face]) -> FramedFace:
+    framing = frame_face(face, size)
+    square = cut_square(self.pixels, framing)
+    matte = segmenter and find_person(segmenter, self.pixels, face, framing, others)
+    weight = weigh_square(square, framing, face, self.pixels.shape, matte)
+    framed = encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
+    return framed if matte is None else with_person(framed, matte)
+
+  def relight(
+    self,
+    light: Light | np.ndarray,
+    strength: float = 1.0,
+    *,
+    exposure: float = 0.0,
+    background: float = 0.0,
+    backdrop: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """The photo under another light.
+
+    Each face keeps the key of the photo: the 90th percentile of the linear luminance of its skin.
+
+    Args:
+      light: in the photo's coordinates, gray or RGB; or nine numbers, `[9]`, a soft light.
+      strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.
+      exposure: by how many stops the key of the faces gets brighter.
+      background: how much of the light's change, 0 to 1, the room around the persons takes.
+      backdrop: what to put the persons before, `[H, W, 3]`, of the photo's shape and type; None: where they are.
+
+    Returns:
+      Pixels of the photo's shape and type. With neither background nor backdrop, pixels that no person's light reaches
+      are the photo's own, bit for bit.
+
+    Raises:
+      ValueError: a light of another shape, or one with values that are not finite; a backdrop of another shape or
+        type, or one where `has_mattes` is false.
+    """
+    light = as_light(light)
+    if backdrop is not None and (backdrop.shape, backdrop.dtype) != (self.pixels.shape, self.pixels.dtype):
+      raise ValueError(f"a backdrop must be {list(self.pixels.shape)} {self.pixels.dtype}")
+    if backdrop is not None and not self.has_mattes:
+      raise ValueError("no matte of these persons, so that nothing can be put behind them")
+    edits = [self._edit(face, light, exposure) for face in self.faces]
+    room = None
+    if background and backdrop is None:
+      [of_largest] = (edit for edit in edits if edit.face is self.largest_face)
+      room = background * _room_log_ratio(of_largest.face.source_light, light, of_largest.gain)
+    return _carry(self.pixels, edits, strength, room, backdrop)
+
+  @property
+  def has_mattes(self) -> bool:
+    """Whether it is known of every face's person which pixels are theirs."""
+    return all(face.matte is not None for face in self.faces)
+
+  def passes(self, light: Light | np.ndarray) -> dict[str, np.ndarray]:
+    """What compositors ask for, in [0, 1], each `[H, W]` or `[H, W, 3]` float32; 0 where nobody is.
+
+    `matte`: coverage. `normals`: right, up and towards the viewer, (n + 1) / 2. `depth`: height towards the viewer, the
+    nearest point of each person 1 and the farthest 0. `shading`: irradiance under the light, 0.5 at its
+    90th percentile over the skin. `shadow`: how much of the lamps is seen, 0 in the shadow.
+
+    Raises:
+      ValueError: where `has_shapes` is false, or the light is of another shape.
+    """
+    if not self.has_shapes:
+      raise ValueError("no shape is known of these persons")
+    light = as_light(light)
+    light = with_lamps(light, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    height, width = self.pixels.shape[:2]
+    total = np.zeros((height, width), np.float32)
+    layers: dict[str, np.ndarray] = {}
+    for face in self.faces:
+      shape = face.person.shape
+      alpha = _laid(face.matte.alpha, face.matte.matrix, 0, 0, (height, width))
+      for name, values in person_shape.passes(shape, light).items():
+        values = person_shape.beyond_the_outline(shape, values)
+        values = _laid(values, shape.matrix, 0, 0, (height, width), cv2.BORDER_REPLICATE)
+        layers[name] = layers.get(name, 0) + alpha[..., None] * values.reshape(height, width, -1)
+      total += alpha
+    over = np.maximum(total, 1)[..., None]
+    layers = {name: np.squeeze(np.clip(values / over, 0, 1)) for name, values in layers.items()}
+    layers["matte"] = np.minimum(total, 1)
+    return {name: layers[name] for name in PASSES}
+
+  @property
+  def has_shapes(self) -> bool:
+    """Whether the shape of every face's person is known."""
+    return all(face.person is not None for face in self.faces)
+
+  def _edit(self, face: FramedFace, light: Light, stops: float) -> "_Edit":
+    """What a light changes around a face, and on its person."""
+    ratio, gain = self._log_ratio(face, light)
+    brighter = np.log(2) * stops
+    lines = _local_lines(face.luminance, _within_stops(ratio + gain + brighter))
+    maps = np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32)
+    beyond = None if face.person is None else _person_log_ratio(face.person, light, gain) + np.float32(brighter)
+    return _Edit(face, gain + brighter, maps, beyond)
+
+  def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
+    """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
+    upright = rotate(light, sh.roll(face.framing.roll))
+    upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    batch = Light(*(part[None] for part in upright))
+    lightness = face.luminance[None, ..., None]
+    ratio = traced.call(log_ratio, self._params, face.encoding, lightness, batch, dtype=self._dtype)
+    ratio = np.asarray(ratio)[0]
+    before = color.luminance_of_lightness(face.luminance)
+    after = luminance(before[..., None] * np.exp(ratio))
+    return ratio, float(np.log(_key(before, face.skin) / _key(after, face.skin)))
+
+
+def _within_stops(log_ratio: np.ndarray) -> np.ndarray:
+  return np.clip(log_ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
+
+
+def _room_log_ratio(source: Light, light: Light, gain: float) -> np.ndarray:
+  """The logarithm of new over old light on a room, from its left to its right: `[n, n, C]`.
+
+  Nobody knows the room. Where it is nearer to a lamp it is brighter: as a dome would be that bulges towards the camera.
+  """
+  down, right = np.float32(_ROOM_BULGE) * np.mgrid[-1 : 1 : _ROOM_CELLS * 1j, -1 : 1 : _ROOM_CELLS * 1j].astype(
+    np.float32
+  )
+  dome = np.stack([right, -np.ones_like(right), -down], axis=-1)
+  dome /= np.linalg.norm(dome, axis=-1, keepdims=True)
+  before, after = (shading(each, dome) for each in (source, light))
+  before, after = (lit + _ROOM_FILL * lit.mean(axis=(0, 1)) + 1e-4 for lit in (before, after))
+  limit = np.log(2) * _ROOM_STOPS
+  return np.clip(np.log(after) - np.log(before) + gain, -limit, limit).astype(np.float32)
+
+
+def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
+  """The logarithm of new over old linear light on a whole person, `[N, N, C]`."""
+  count = next(count for count in _LAMP_COUNTS if count >= len(light.towards))
+  lit = person_shape.shading(person.shape, with_lamps(light, count))
+  ratio = np.log(lit) - np.log(person.shading) + gain
+  # Where shape is guessed from an outline, less is changed: burnt white shirts tell of every error.
+  change = np.log(luminance(np.exp(ratio)))
+  limit = np.log(2) * np.where(change > 0, *_GUESSED_STOPS)
+  ratio += ((1 - person.shape.known) * (limit * np.tanh(change / limit) - change))[..., None]
+  return person_shape.beyond_the_outline(person.shape, _within_stops(ratio))
+
+
+def _key(luminance: np.ndarray, skin: np.ndarray) -> float:
+  """`exposure.key` of a small picture of a square; sorting all of a large one would take longer than the network."""
+  side = min(_KEY_SIDE, len(luminance))
+  small = (cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in (luminance, skin))
+  return max(float(exposure.key(*small)), _LEAST_KEY)
+
+
+def _local_lines(guide: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+  """Each channel of a log ratio in the square, as a local line a * L + b: `[S, S, C, 2]`."""
+  radius = max(1, round(_GUIDE_RADIUS * len(guide) / 512))
+  channels = range(log_ratio.shape[-1])
+  return np.stack([_local_line(guide, log_ratio[..., c], radius, _GUIDE_EPSILON) for c in channels], axis=-2)
+
+
+class WholePhoto:
+  """The authors' own procedure, for photos that are framed like the training data: no faces are looked for.
+
+  The whole photo is resized to the network's square, L is replaced, and the square is resized back; so it costs the
+  detail that a square of 512 or 1024 cannot hold. 8 bits, as the authors' demo, digit for digit.
+
+  Attributes:
+    pixels: the photo, `[H, W, 3]` uint8 RGB.
+    source_light: its light as estimated, gray.
+  """
+
+  def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype=None):
+    """Encodes the photo.
+
+    Args:
+      params: from `load_params`.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      size: side of the square that the network sees.
+      dtype: compute type of the convolutions.
+    """
+    self.pixels = to_8_bits(pixels)
+    self._params, self._dtype = params, dtype
+    square = cv2.resize(np.ascontiguousarray(self.pixels), (size, size))
+    self._lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
+    self._luminance = self._lab[..., 0].astype(np.float32) / 255
+    self._encoding = encode_luminance(params, self._luminance[None, ..., None], dtype=dtype)
+    self.source_light = _first_light(self._encoding)
+
+  def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """The photo under another light, `[H, W, 3]` uint8.
+
+    Args:
+      light: nine numbers, `[9]`.
+      strength: exponent of the ratio of new to old L.
+    """
+    light = np.asarray(light, np.float32)
+    if light.shape != (9,) or not np.isfinite(light).all():
+      raise ValueError(f"a light must be 9 finite numbers, not {light}")
+    light = light[None]
+    relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
+    relit = np.asarray(relit)[0, ..., 0]
+    if strength != 1:
+      log_ratio = np.log((relit + _RATIO_OFFSET) / (self._luminance + _RATIO_OFFSET))
+      relit = np.clip((self._luminance + _RATIO_OFFSET) * np.exp(strength * log_ratio) - _RATIO_OFFSET, 0, 1)
+    lab = self._lab.copy()
+    lab[..., 0] = (relit * 255).astype(np.uint8)  # truncated, as the authors do
+    return cv2.resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), self.pixels.shape[1::-1])
+
+
+def weigh_square(
+  square: np.ndarray, framing: Framing, face: Face, shape: tuple[int, ...], matte: Matte | None = None
+) -> np.ndarray:
+  """How much of the relighting each pixel of a framed face receives; see `head_weight`.
+
+  Args:
+    square: `[S, S, 3]` uint8 RGB, from `cut_square`.
+    framing: where the square lies.
+    face: the face in it, in pixels of the photo.
+    shape: of the photo.
+    matte: of the person; None: the head is looked for in the square.
+
+  Returns:
+    `[S, S]` float32 in [0, 1].
+  """
+  landmarks, edge = _landmarks_in_square(face, framing), _edge_inside(framing, shape)
+  return head_weight(square, landmarks, edge, None if matte is None else _in_square(matte, framing))
+
+
+def _in_square(matte: Matte, framing: Framing) -> np.ndarray:
+  """The share of each pixel of a square that is a person's light, `[S, S]`."""
+  to_photo = np.linalg.inv(np.vstack([framing.index_matrix, [0, 0, 1]]))
+  matrix = (np.vstack([matte.matrix, [0, 0, 1]]) @ to_photo)[:2]
+  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+  return cv2.warpAffine(matte.share, matrix, (framing.size, framing.size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def with_person(face: FramedFace, matte: Matte) -> FramedFace:
+  """A framed face with its person, who follows the light as a whole if the network knows shape."""
+  face = face._replace(matte=matte)
+  if not isinstance(face.encoding, RatioEncoding):
+    return face
+  shape = person_shape.person_shape(matte, face.framing, face.encoding.shape)
+  own = person_shape.shading(shape, face.source_light)
+  return face._replace(weight=person_shape.edge_weight(face.framing.size), person=Person(shape, own))
+
+
+def skin_of(face: Face, framing: Framing) -> np.ndarray:
+  """The oval of a face in its square, `[S, S]` float32, 1 inside, at its edge the share of a pixel that it covers."""
+  oval = _landmarks_in_square(face, framing)[OVAL]
+  # Drawn finer: of whole pixels a mirrored face would have more or fewer, and so another key.
+  side = framing.size * _SKIN_FINER
+  skin = np.zeros((side, side), np.uint8)
+  cv2.fillConvexPoly(skin, cv2.convexHull(np.round((oval + 0.5) * _SKIN_FINER - 0.5).astype(np.int32)), 255)
+  return cv2.resize(skin, (framing.size, framing.size), interpolation=cv2.INTER_AREA) / np.float32(255)
+
+
+def _landmarks_in_square(face: Face, framing: Framing) -> np.ndarray:
+  """`[478, 2]`, in pixels of the square counted from the middle of its first, as OpenCV counts."""
+  return face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2] - 0.5
+
+
+def encode_square(
+  params: Params, square: np.ndarray, framing: Framing, weight: np.ndarray, skin: np.ndarray, *, dtype=None
+) -> FramedFace:
+  """A framed face as the network sees it.
+
+  Args:
+    params: from `load_params`.
+    square: `[S, S, 3]` RGB in gray levels, 0 to 255, uint8 or floating point.
+    framing: where the square lies.
+    weight: `[S, S]`, from `weigh_square`.
+    skin: `[S, S]`, from `skin_of`.
+    dtype: compute type of the convolutions.
+  """
+  lightness, encoding, source_light = _see(params, square, framing, dtype)
+  return FramedFace(framing, lightness, weight, skin, encoding, source_light)
+
+
+def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
+  """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
+  framing = frame_face(face, network_for(params).native_size if size is None else size)
+  return _see(params, cut_square(pixels, framing), framing, None)[2]
+
+
+def _see(
+  params: Params, square: np.ndarray, framing: Framing, dtype
+) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
+  """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
+  lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
+  encoding = traced.call(encode_luminance, params, lightness[None, ..., None], dtype=dtype)
+  return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
+
+
+def _first_light(encoding: Encoding | RatioEncoding) -> Light:
+  """The light of the first photo of a batch, NumPy."""
+  if isinstance(encoding, RatioEncoding):
+    return Light(*(np.asarray(part)[0] for part in encoding.light))
+  return as_light(np.asarray(encoding.light)[0])
+
+
+def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+  """The guided filter's local linear model, target = a * guide + b (He et al. 2013, equations 5, 6 and 8).
+
+  Kept as a and b instead of being evaluated: enlarged to the photo and evaluated on the photo's own luminance, they
+  give a ratio that follows edges which the small square does not even hold (He & Sun 2015, fast guided filter).
+
+  Args:
+    guide: `[S, S]`.
+    target: `[S, S]`.
+    radius: of the box window.
+    epsilon: variance of the guide below which a window counts as flat.
+
+  Returns:
+    `[S, S, 2]`: a and b.
+  """
+
+  def mean(x):
+    return cv2.blur(x, (2 * radius + 1, 2 * radius + 1))
+
+  mean_guide, mean_target = mean(guide), mean(target)
+  variance = mean(guide * guide) - mean_guide**2
+  a = (mean(guide * target) - mean_guide * mean_target) / (variance + epsilon)
+  return np.stack([mean(a), mean(mean_target - a * mean_guide)], axis=-1)
+
+
+def cut_square(pixels: np.ndarray, framing: Framing) -> np.ndarray:
+  """The framed face as a picture, `[S, S, 3]` uint8; where it reaches beyond the photo, the photo is mirrored."""
+  corners = _corners(framing)
+  height, width = pixels.shape[:2]
+  # A margin for the interpolation, and only what the photo has: the mirror then starts at the photo's edge.
+  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
+  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 3, (width, height))
+  part, matrix = pixels[top:bottom, left:right], _shifted(framing.index_matrix, left, top)
+  # A warp alone would skip pixels where it shrinks, and alias. So whole pixels are averaged first, down to under 4 for
+  # a pixel of the square (memory must not grow with the photo), then a finer square is drawn, and averaged in turn.
+  scale = 1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2])))
+  shrink = max(1, int(scale / 2))
+  if shrink > 1:
+    rows, columns = (max(1, side // shrink) for side in part.shape[:2])
+    part = cv2.resize(part[: rows * shrink, : columns * shrink], (columns, rows), interpolation=cv2.INTER_AREA)
+    # Pixel j of the small picture is centred on pixel shrink * j + (shrink - 1) / 2 of the large one.
+    matrix = np.column_stack([matrix[:, :2] * shrink, _shifted(matrix, *[(shrink - 1) / 2] * 2)[:, 2]])
+  finer = max(1, int(np.ceil(scale / shrink - 0.01)))
+  matrix = np.column_stack([finer * matrix[:, :2], finer * matrix[:, 2] + (finer - 1) / 2])
+  part, side = np.ascontiguousarray(to_8_bits(part)), framing.size * finer
+  square = cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+  return cv2.resize(square, (framing.size, framing.size), interpolation=cv2.INTER_AREA)
+
+
+def _shifted(matrix: np.ndarray, left: int, top: int) -> np.ndarray:
+  """`matrix` for coordinates that start at (left, top)."""
+  return np.column_stack([matrix[:, :2], matrix[:, :2] @ (left, top) + matrix[:, 2]])
+
+
+def _corners(framing: Framing) -> np.ndarray:
+  """The square's corners in the photo, `[4, 2]`."""
+  side = framing.size - 1
+  square = np.array([(0, 0), (side, 0), (side, side), (0, side)], float)
+  return (square - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
+
+
+def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
+  """`[S, S]` bool: border pixels of the square that lie inside a photo of `shape`."""
+  edge = np.ones((framing.size, framing.size), bool)
+  edge[1:-1, 1:-1] = False
+  y, x = np.nonzero(edge)
+  in_photo = (np.column_stack([x, y]) - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
+  edge[y, x] = ((in_photo > 0) & (in_photo < np.array(shape[1::-1]) - 1)).all(axis=1)
+  return edge
+
+
+class _Edit(NamedTuple):
+  """What a light changes around one face.
+
+  Attributes:
+    face: the face.
+    gain: the logarithm by which the light is made brighter, so that the face keeps its key.
+    square: the log ratio in the square, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
+    beyond: the log ratio on the whole person, `[N, N, C]`, or None.
+  """
+
+  face: FramedFace
+  gain: float
+  square: np.ndarray
+  beyond: np.ndarray | None
+
+  @property
+  def corners(self) -> np.ndarray:
+    """Of what it changes, in the photo, `[4, 2]`."""
+    if self.beyond is None:
+      return _corners(self.face.framing)
+    (scale_x, _, x), (_, scale_y, y) = self.face.matte.matrix
+    height, width = self.face.matte.alpha.shape
+    left, top, right, bottom = -x / scale_x, -y / scale_y, (width - 1 - x) / scale_x, (height - 1 - y) / scale_y
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _carry(
+  pixels: np.ndarray,
+  edits: Sequence[_Edit],
+  strength: float,
+  room: np.ndarray | None = None,
+  backdrop: np.ndarray | None = None,
+) -> np.ndarray:
+  """Applies the faces' edits to the photo; where faces overlap, their weighted mean.
+
+  Args:
+    pixels: the photo.
+    edits: one a face.
+    strength: factor on all logarithms of ratios.
+    room: the log ratio of what is nobody's, stretched over the photo, `[n, n, C]`; None: 0.
+    backdrop: of the photo's shape and type, instead of what is nobody's.
+  """
+  out = pixels.copy()
+  corners = np.concatenate([edit.corners for edit in edits])
+  if room is not None or backdrop is not None:
+    corners = np.array([(0, 0), pixels.shape[1::-1]])
+  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
+  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
+  white = np.iinfo(pixels.dtype).max
+  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
+
+  def relight_strip(start: int) -> None:
+    strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
+    linear = linear_of_level[strip]
+    lightness = color.lightness_of_luminance(luminance(linear))
+    ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
+    if backdrop is not None:
+      alpha, own = _cut_out(linear, left, start, edits)
+      behind = linear_of_level[backdrop[start : start + len(strip), left:right]]
+      relit = alpha[..., None] * multiply_light(own, ratio) + (1 - alpha[..., None]) * behind
+      strip[:] = np.round(color.delinearise(relit) * white)
+      return
+    if room is not None:
+      around = strength * _stretched(room, left, start, share.shape, pixels.shape)
+      ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
+    else:
+      # A pixel that shows a person in part changes by that part of its light.
+      ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
+    changed = (ratio != 0).any(axis=-1)
+    relit = multiply_light(linear[changed], ratio[changed])
+    strip[changed] = np.round(color.delinearise(relit) * white)
+
+  with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
+    for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
+      pass
+  return out
+
+
+def _laid(
+  maps: np.ndarray,
+  matrix: np.ndarray,
+  left: int,
+  top: int,
+  shape: tuple[int, ...],
+  border: int = cv2.BORDER_CONSTANT,
+) -> np.ndarray:
+  """Maps that `matrix` leads to from the photo, at a part of the photo's pixels, `[h, w, ...]`."""
+  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+  return cv2.warpAffine(maps, _shifted(matrix, left, top), shape[1::-1], flags=flags, borderMode=border)
+
+
+def _stretched(room: np.ndarray, left: int, top: int, shape: tuple[int, ...], photo: tuple[int, ...]) -> np.ndarray:
+  """`[n, n, C]` over a whole photo, at a part of its pixels, `[h, w, C]`."""
+  scale = (np.array(room.shape[:2]) - 1) / np.maximum(np.array(photo[1::-1]) - 1, 1)
+  matrix = np.column_stack([np.diag(scale), np.zeros(2)])
+  return _laid(room, matrix, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape[:2], -1)
+
+
+def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[_Edit]) -> tuple[np.ndarray, np.ndarray]:
+  """How much of each pixel of a part of the photo the persons cover, `[h, w]`, and their linear RGB, `[h, w, 3]`."""
+  alpha, colours = np.zeros(linear.shape[:2], np.float32), np.zeros_like(linear)
+  for edit in edits:
+    matte = edit.face.matte
+    own = _laid(matte.alpha, matte.matrix, left, top, linear.shape)
+    scale = np.array(matte.foreground.shape[1::-1]) / matte.alpha.shape[1::-1]
+    matrix = scale[:, None] * matte.matrix
+    matrix[:, 2] += (scale - 1) / 2
+    colours += own[..., None] * _laid(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
+    alpha += own
+  colours /= np.maximum(alpha, 1e-6)[..., None]
+  alpha = np.minimum(alpha, 1)
+  pure = np.clip((alpha - _OPAQUE) / (1 - _OPAQUE), 0, 1)[..., None]
+  return alpha, colours + pure * (linear - colours)
+
+
+def _log_ratio_in_strip(
+  lightness: np.ndarray, left: int, top: int, edits: Sequence[_Edit], strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """The log ratio at the photo's own pixels.
+
+  Args:
+    lightness: L / 100 of a part of the photo, `[h, w]`.
+    left: the photo's column where the part begins.
+    top: the photo's row where the part begins.
+    edits: one a face.
+    strength: factor on the log ratio.
+
+  Returns:
+    The log ratio of what is the persons', `[h, w, C]`, and how much of each pixel's light that is, `[h, w, 1]`; 0 where
+    no face reaches.
+  """
+  height, width = lightness.shape
+  channels = edits[0].square.shape[-1] // 2
+  weighted = np.zeros((height, width, channels), np.float32)
+  total = np.zeros_like(lightness)
+  for edit in edits:
+    corners = edit.corners - (left, top)
+    if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
+      continue
+    # OpenCV warps at most four channels at a time.
+    parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
+    matrix = edit.face.framing.index_matrix
+    warped = np.dstack([_laid(part, matrix, left, top, lightness.shape) for part in parts])
+    lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
+    ratio = _within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
+    share = weight
+    if edit.beyond is not None:
+      shape, matte = edit.face.person.shape, edit.face.matte
+      beyond = _laid(edit.beyond, shape.matrix, left, top, lightness.shape, cv2.BORDER_REPLICATE).reshape(ratio.shape)
+      ratio = beyond + weight[..., None] * (ratio - beyond)
+      share = _laid(matte.share, matte.matrix, left, top, lightness.shape)
+    weighted += share[..., None] * ratio
+    total += share
+  return strength * weighted / np.maximum(total, 1e-6)[..., None], np.minimum(total, 1)[..., None]

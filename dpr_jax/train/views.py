@@ -1,0 +1,195 @@
+"""What a batch is made of, and faces relit inside the training step (Zhou et al. 2019, section 3.1, without the files).
+
+Offline training reads pairs of lit pictures (`Views`); online training reads photos with their normals (`Faces`), and
+`relight_faces` makes pairs of them under lights that no other step has seen.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dpr_jax.image import color
+from dpr_jax.light import exposure, light
+from dpr_jax.light import prior as light_prior
+from dpr_jax.light.light import Light
+from dpr_jax.light.shading import face_shading
+
+Array = jax.Array | np.ndarray
+
+
+class Faces(NamedTuple):
+  """A batch of photos that can be relit.
+
+  Attributes:
+    luminance: L / 100 in [0, 1], `[B, H, W, 1]` float32.
+    normal: unit normals of every pixel, `[B, H, W, 3]` float32, axes of `dpr_jax.light.sh`.
+    depth: height towards the viewer in shares of the side, `[B, H, W, 1]` float32.
+    mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
+    framing: how augmentation has moved each photo, `[B, 3]` float32: factor, right, down; what lay at p, counted from
+      the centre in half sides, lies at factor * p + (right, down).
+    source_light: the light of each photo, fitted in linear light, `[B, 9]` float32.
+    shape_weight: what the shape of each pixel is worth learning, in [0, 1], `[B, H, W, 1]` float32: 1 on the face;
+      beside it 0 where a fitted face merely goes on smoothly, more where hair, neck and shoulders have their own.
+  """
+
+  luminance: Array
+  normal: Array
+  depth: Array
+  mask: Array
+  framing: Array
+  source_light: Array
+  shape_weight: Array
+
+
+class Views(NamedTuple):
+  """A batch of faces under two lights each; every view is the source of the other.
+
+  Attributes:
+    luminance: L / 100 in [0, 1], `[2, B, H, W, 1]` float32.
+    light: their lights: a gray `Light` with one lamp, every part `[2, B, ...]`, as bright as the views are
+      (`relight_faces`); of stored pictures nine numbers, `[2, B, 9]` float32.
+    mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
+    original: the photos themselves, `[B, H, W, 1]` float32.
+    normal: as in `Faces`, where the views were made of them; None of stored pictures.
+    depth: as in `Faces`, or None.
+    framing: as in `Faces`, or None.
+    shape_weight: as in `Faces`, or None.
+  """
+
+  luminance: Array
+  light: Light | Array
+  mask: Array
+  original: Array
+  normal: Array | None = None
+  depth: Array | None = None
+  framing: Array | None = None
+  shape_weight: Array | None = None
+
+
+# Which axis of each field counts the faces.
+FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
+# Of views that were made of `Faces`.
+FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0, shape_weight=0)
+
+
+# Of lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards; the irradiance by all
+# other light over that by the lamp, and the lamp's angular diameter in degrees, evenly in their logarithms.
+LAMP_AZIMUTH = (-110.0, 110.0)
+LAMP_ELEVATION = (-40.0, 75.0)
+LAMP_FILL = (0.02, 1.5)
+LAMP_SIZE = (2.0, 40.0)
+
+# By how many stops a view is darker or brighter than the photo.
+_EXPOSURE = (-0.7, 0.3)
+_KEY_STEP = 4  # every so many rows and columns are asked for the key
+# Irradiance by even light whose first coefficient is 1.
+_EVEN_IRRADIANCE = math.sqrt(math.pi) / 2
+
+
+def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Light:
+  """Draws gray lights, every part `[*shape, ...]`: soft ones from `dpr_jax.light.prior`, and a share with a lamp.
+
+  A soft part has a mean irradiance of 1 by itself; beside a lamp, which has the irradiance 1, a share of it that is
+  drawn. Where there is no lamp its irradiance is 0.
+  """
+  draw = light_prior.draw_light
+  for _ in shape:
+    draw = jax.vmap(draw)
+  soft = draw(jax.random.split(key, shape))
+  soft /= _EVEN_IRRADIANCE * soft[..., :1]
+  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (5, *shape))
+  azimuth, elevation, fill, size = (
+    low + (high - low) * number
+    for (low, high), number in zip(
+      (LAMP_AZIMUTH, LAMP_ELEVATION, np.log(LAMP_FILL), np.log(LAMP_SIZE)), numbers[:4], strict=True
+    )
+  )
+  has_lamp = numbers[4] < lamp_share
+  return Light(
+    soft=(soft * jnp.where(has_lamp, jnp.exp(fill), 1)[..., None])[..., None, :],
+    towards=_direction(jnp.radians(azimuth), jnp.radians(elevation))[..., None, :],
+    irradiance=has_lamp.astype(jnp.float32)[..., None, None],
+    size=jnp.exp(size)[..., None],
+  )
+
+
+def _direction(azimuth: jax.Array, elevation: jax.Array) -> jax.Array:
+  """`sh.direction` of radians, in jnp."""
+  level = jnp.cos(elevation)
+  return jnp.stack([-jnp.sin(azimuth) * level, -jnp.cos(azimuth) * level, jnp.sin(elevation)], axis=-1)
+
+
+def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
+  """Each face under two lights, fresh for every key.
+
+  The second view is always relit; the first is the photo itself, under its own light, for a share
+  `online.original_share` of the faces, and else relit under a light of its own. Views differ in exposure, too. The
+  light of a view is as bright as the view: its shading has, over the skin, the key of the view's linear luminance.
+
+  Args:
+    key: one key; what a face gets depends on its place in the batch too, never on devices.
+    faces: the batch.
+    online: `original_share` and `lamp_share` of `training_config`.
+  """
+  lights_key, photo_key, exposure_key = jax.random.split(key, 3)
+  count = faces.luminance.shape[0]
+  lights = draw_lights(lights_key, (2, count), online.lamp_share)
+  stops = jax.random.uniform(exposure_key, (2, count), minval=_EXPOSURE[0], maxval=_EXPOSURE[1])
+  is_photo = jax.random.uniform(photo_key, (count,)) < online.original_share
+  photo_light = jax.vmap(lambda numbers: light.with_lamps(light.soft_light(numbers), 1))(faces.source_light)
+  lights = jax.tree.map(
+    lambda drawn, own: drawn.at[0].set(jnp.where(is_photo.reshape(-1, *[1] * (own.ndim - 1)), own, drawn[0])),
+    lights,
+    photo_light,
+  )
+  stops = stops.at[0].set(jnp.where(is_photo, 0, stops[0]))
+  luminance, lights = relight_under(faces, lights, stops)
+  return Views(
+    luminance=luminance,
+    light=lights,
+    mask=faces.mask,
+    original=faces.luminance,
+    normal=faces.normal,
+    depth=faces.depth,
+    framing=faces.framing,
+    shape_weight=faces.shape_weight,
+  )
+
+
+def relight_under(faces: Faces, lights: Light, stops: Array) -> tuple[jax.Array, Light]:
+  """The ratio image in linear light (Zhou et al. 2019, equations 1 to 3).
+
+  Args:
+    faces: B of them.
+    lights: every part `[N, B, ...]`.
+    stops: by how much the key of a view is brighter than the photo's, `[N, B]`.
+
+  Returns:
+    L / 100, `[N, B, H, W, 1]`, and the lights, as bright as the views are.
+  """
+  return jax.vmap(jax.vmap(_relight_face), in_axes=(None, 0, 0))(faces, lights, stops)
+
+
+def _relight_face(face: Faces, lit: Light, stops: jax.Array) -> tuple[jax.Array, Light]:
+  """One face, without the axis of the batch, under one light."""
+  skin = face.mask[..., 0]
+
+  def shaded(lit):
+    return face_shading(face.normal, face.depth[..., 0], skin, lit)[..., 0]
+
+  luminance = color.luminance_of_lightness(face.luminance[..., 0])
+  shading = shaded(lit)
+  relit = luminance * shading / shaded(light.soft_light(face.source_light))
+  wanted = _key(luminance, skin) * 2.0**stops
+  relit *= wanted / _key(relit, skin)
+  relit = jnp.clip(color.lightness_of_luminance(relit), 0, 1)
+  return relit[..., None], light.scale(lit, wanted / _key(shading, skin))
+
+
+def _key(luminance: jax.Array, skin: jax.Array) -> jax.Array:
+  """`exposure.key` of a part of the pixels: it sorts them."""
+  return exposure.key(luminance[::_KEY_STEP, ::_KEY_STEP], skin[::_KEY_STEP, ::_KEY_STEP])

@@ -1,0 +1,37 @@
+"""What the registry says of weights is what the weights, the assets and the model card say."""
+
+import hashlib
+
+import pytest
+
+from dpr_jax.base.assets import ASSETS
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.registry import DEFAULT, WEIGHTS, listing
+from dpr_jax.network.weights import load_params
+from tests.conftest import ROOT
+
+CARD = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_an_entry_is_true(weights, shared):
+  if not weights.file:
+    shared(f"reference/dpr/{ASSETS[weights.name].filename}")
+  assert hashlib.sha256(weights.path().read_bytes()).hexdigest() == weights.sha256
+  network = network_for(load_params(weights.name))
+  assert (type(network).__name__, network.native_size) == (weights.network, weights.native_size)
+  if weights.scores:
+    assert str(weights.scores["si_mse"]) in CARD
+    assert f"{weights.scores['ssim']:.3f}" in CARD
+
+
+def test_only_ours_may_be_used_for_anything():
+  assert [name for name, weights in WEIGHTS.items() if weights.licence == "Apache-2.0"] == [DEFAULT]
+  assert all("research" in ASSETS[name].terms for name, weights in WEIGHTS.items() if not weights.file)
+
+
+def test_all_are_listed_with_all_that_is_known():
+  paragraphs = listing().split("\n\n")
+  for weights, paragraph in zip(WEIGHTS.values(), paragraphs, strict=True):
+    known = (weights.name, weights.network, weights.licence, weights.light, weights.trained_on, weights.place)
+    assert all(fact in paragraph for fact in (*known, weights.sha256))
