@@ -1,6 +1,7 @@
 """Every recipe and every variant loads, is a config that a run can be made with, and trains."""
 
 import importlib
+import runpy
 
 import jax
 import numpy as np
@@ -27,6 +28,13 @@ def recipe(name, arg=""):
 
 def test_these_are_the_recipes():
   assert RECIPES == ["dpr", "dpr_1024", "portraits_256"]
+
+
+def test_a_checkout_has_them_by_their_paths():
+  assert sorted(path.stem for path in ROOT.glob("configs/*.py")) == RECIPES
+  for name in RECIPES:
+    recipe_of = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
+    assert recipe_of is importlib.import_module(f"dpr_jax.configs.{name}").get_config
 
 
 @pytest.mark.parametrize(("name", "arg"), VARIANTS)

@@ -1,0 +1,3 @@
+"""The recipe dpr, which lies in dpr_jax/configs and installs with the package, by its path in a checkout."""
+
+from dpr_jax.configs.dpr import get_config as get_config
