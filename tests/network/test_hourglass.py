@@ -130,9 +130,9 @@ def test_call_is_encode_then_decode(network):
   relit = apply(network, variables, luminance, light)
   encoding = apply(network, variables, luminance, method="encode")
   decoded = apply(network, variables, encoding, light, method="decode")
-  np.testing.assert_allclose(relit.luminance, decoded, atol=1e-6)
-  np.testing.assert_allclose(relit.source_light, encoding.light, atol=1e-6)
-  np.testing.assert_allclose(relit.face, encoding.face, atol=1e-6)
+  np.testing.assert_allclose(relit.luminance, decoded, atol=5e-6)
+  np.testing.assert_allclose(relit.source_light, encoding.light, atol=5e-6)
+  np.testing.assert_allclose(relit.face, encoding.face, rtol=1e-5, atol=1e-5)
 
   side = 16 if network is SMALL_512 else 32
   assert network.size_multiple == side
@@ -163,7 +163,7 @@ def test_the_light_enters_at_the_bottleneck_and_nowhere_else():
   encoding = apply(network, variables, luminance, method="encode")
   blind = encoding._replace(light=jnp.full_like(encoding.light, jnp.nan))
   decoded = apply(network, variables, blind, light, method="decode")
-  np.testing.assert_allclose(decoded, one.luminance, atol=1e-6)
+  np.testing.assert_allclose(decoded, one.luminance, atol=5e-6)
 
   @jax.jit
   def sensitivities(light):
@@ -186,7 +186,7 @@ def test_photos_of_a_batch_do_not_mix():
   others = (jnp.asarray(each).at[1:].set(jnp.nan) for each in (luminance, light))
   beside_nothing = apply(network, variables, *others)
   for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(beside_nothing), strict=True):
-    np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+    np.testing.assert_allclose(one[0], other[0], atol=5e-6)
     assert np.isnan(other[1:]).any()
 
 
@@ -203,7 +203,7 @@ def test_a_skip_that_is_off_is_not_read():
   np.testing.assert_array_equal(decode(encoding._replace(skips=skips), light, mask), without)
   # However the mask is written.
   for form in (list(mask), np.array(mask), np.array(mask, np.float32), jnp.array(mask), jnp.array(mask, jnp.float32)):
-    np.testing.assert_allclose(decode(encoding, light, form), without, atol=1e-6)
+    np.testing.assert_allclose(decode(encoding, light, form), without, atol=5e-6)
 
 
 def test_skip_count():

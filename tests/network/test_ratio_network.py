@@ -152,34 +152,34 @@ def test_photos_of_a_batch_do_not_mix(seen):
   beside_nothing = jax.tree.map(lambda part: np.asarray(part).copy(), TARGET)
   for part in beside_nothing:
     part[1] = np.nan
-  np.testing.assert_allclose(log_ratio(alone, beside_nothing)[0], coarse[0], atol=1e-5)
-  np.testing.assert_allclose(decode(alone, beside_nothing)[0], relit[0], atol=1e-5)
+  np.testing.assert_allclose(log_ratio(alone, beside_nothing)[0], coarse[0], atol=1e-4)
+  np.testing.assert_allclose(decode(alone, beside_nothing)[0], relit[0], atol=1e-4)
   assert np.isnan(log_ratio(alone, beside_nothing)[1]).all()
 
 
 def test_nothing_learnt_lies_behind_the_target_light(seen):
   """The decoder has no weights."""
   without = apply(NETWORK, {}, seen, TARGET, method="log_ratio")
-  np.testing.assert_allclose(without, log_ratio(seen, TARGET), atol=1e-5)
+  np.testing.assert_allclose(without, log_ratio(seen, TARGET), atol=1e-4)
 
 
 def test_nine_numbers_are_a_soft_light(seen):
   numbers = np.float32(np.random.default_rng(1).normal(0, 0.2, (2, 9)) + np.eye(9)[0])
   soft = jax.vmap(light.soft_light)(numbers)
-  np.testing.assert_allclose(decode(seen, numbers), decode(seen, soft), atol=1e-6)
+  np.testing.assert_allclose(decode(seen, numbers), decode(seen, soft), atol=1e-4)
   off = jax.vmap(lambda each: light.with_lamps(each, 2))(soft)
-  np.testing.assert_allclose(log_ratio(seen, off), log_ratio(seen, soft), atol=1e-5)
+  np.testing.assert_allclose(log_ratio(seen, off), log_ratio(seen, soft), atol=1e-4)
 
 
 def test_colours_do_not_mix_and_gray_is_three_of_the_same(seen):
   coloured = jax.vmap(lambda each: light.tint_lamps(each, np.float32([1, 1, 1])))(TARGET)
   expected = log_ratio(seen, TARGET)
-  np.testing.assert_allclose(log_ratio(seen, coloured), np.repeat(expected, 3, axis=-1), atol=1e-6)
+  np.testing.assert_allclose(log_ratio(seen, coloured), np.repeat(expected, 3, axis=-1), atol=1e-4)
   warm = jax.vmap(lambda each: light.tint_lamps(each, np.float32([1.6, 0.9, 0.3])))(TARGET)
   found = np.asarray(log_ratio(seen, warm))
   for channel, share in enumerate((1.6, 0.9, 0.3)):
     alone = TARGET._replace(irradiance=np.float32(share) * TARGET.irradiance)
-    np.testing.assert_allclose(found[..., channel : channel + 1], log_ratio(seen, alone), atol=1e-5)
+    np.testing.assert_allclose(found[..., channel : channel + 1], log_ratio(seen, alone), atol=1e-4)
 
 
 @pytest.mark.parametrize("colour", [None, (1.6, 0.9, 0.3)])
@@ -278,7 +278,7 @@ def test_the_mean_face_is_laid_where_the_face_is():
   # Pixels are counted from the centre of the first, half sides from the picture's centre.
   warp = np.float32([[1.25, 0, -0.25 * 31.5 + 6.4], [0, 1.25, -0.25 * 31.5 - 3.2]])
   moved = cv2.warpAffine(coarse, warp, (64, 64), borderMode=cv2.BORDER_REPLICATE)
-  np.testing.assert_allclose(found[0], coarse, atol=1e-5)
+  np.testing.assert_allclose(found[0], coarse, atol=1e-4)
   assert np.abs(found[1] - moved).mean() < 0.02
 
 
