@@ -32,7 +32,11 @@ GENERATION = module_names(ROOT / "data_gen")
 
 @functools.cache
 def parsed(path: Path) -> ast.Module:
-  return ast.parse(path.read_text(encoding="utf-8"))
+  text = path.read_text(encoding="utf-8")
+  try:
+    return ast.parse(text)
+  except SystemError:  # Python 3.11, when another thread of the process has parsed meanwhile (python/cpython#106905)
+    return ast.parse(text)
 
 
 @functools.cache
