@@ -175,8 +175,9 @@ def test_exposure_is_in_stops(service, photo):
     pixels = service.relight_for_screen(photo, Wish(LEFT.direction, exposure=stops))
     srgb = pixels[FACE] / 255
     linear[stops] = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-  ratio = np.percentile(linear[-2], 90) / np.percentile(linear[-1], 90)
-  assert ratio == pytest.approx(0.5, rel=0.05)
+  # Of what the light reaches, most of these pixels: where the matte is coarse, wall and neck keep theirs.
+  bright = linear[-1] > 0.02
+  assert np.median(linear[-2][bright] / linear[-1][bright]) == pytest.approx(0.5, rel=0.02)
 
 
 def test_what_cannot_be_relit_is_named(service, photo, group_photo, tmp_path, monkeypatch):
