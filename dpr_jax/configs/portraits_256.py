@@ -18,7 +18,8 @@ is the recipe of the weights `default`, from portraits to the file in the packag
 under soft light and under lamps with cast shadows (`online.lamp_share`), and by the shape of the fitted mesh, without a
 discriminator. With 725 portraits it took 70 minutes on two CPU cores that had other work beside. On 40 held-out
 portraits under held-out lights its si-MSE is 0.11 of the identity baseline's. What it makes of real photos is in
-MODEL_CARD.md.
+MODEL_CARD.md. The file in the package is of this recipe as it was before shape counted beside the face only where it is
+known, before Cauchy's loss of the light, and with a power of L (`data.tone`, 0.4) in the place of `data.darken`.
 
 Loss and Adam as in `dpr` where nothing else is said; everything else is ours.
 """

@@ -78,7 +78,7 @@ class Relighter:
     self.close()
 
   def close(self) -> None:
-    """Frees the face finder; the next photo opens it again."""
+    """Frees the face finder and the segmenter; the next photo opens them again."""
     if self._finder is not None:
       self._finder.close()
       self._finder = None
