@@ -58,6 +58,7 @@ setup(
     "pillow>=11.3",
     "pillow-heif>=1.0",
     "pooch[progress]>=1.8",
+    "safetensors>=0.5",
     "scikit-image>=0.25",
     "scipy>=1.15",
     "tqdm>=4.66",

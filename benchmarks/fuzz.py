@@ -242,6 +242,14 @@ def _as_archive(content: bytes) -> bytes:
   return buffer.getvalue()
 
 
+def _safetensors() -> list[bytes]:
+  from safetensors.numpy import save
+
+  return [
+    save({"params/conv/kernel": np.zeros((3, 4), np.float16), "params/conv/bias": np.arange(6, dtype=np.float32)})
+  ]
+
+
 def _pushed(value: object) -> bytes:
   return pickle.dumps(value, 2)[2:-1]
 
@@ -331,6 +339,12 @@ def _read_archive(path: Path) -> None:
   read_archive(path)
 
 
+def _read_safetensors(path: Path) -> None:
+  from dpr_jax.network.weights import read_safetensors
+
+  read_safetensors(path)
+
+
 def _read_weights(path: Path) -> None:
   from dpr_jax.network.pytorch_weights import read_state_dict
 
@@ -364,6 +378,7 @@ READERS = {
   "shard": Reader(".tfrecord", _shards, _read_shard),
   "npz": Reader(".npz", lambda: [_as_archive(array) for array in _arrays()], _read_archive),
   "array in an npz": Reader(".npz", _arrays, _read_archive, _as_archive),
+  "safetensors": Reader(".safetensors", _safetensors, _read_safetensors),
   "t7": Reader(".t7", _legacy_weights, _read_weights),
   "pth": Reader(".pth", lambda: [_as_zipped_weights(_pickled_tensor(b""))], _read_weights),
   "pickle in a pth": Reader(".pth", lambda: [_pickled_tensor(b"")], _read_weights, _as_zipped_weights),

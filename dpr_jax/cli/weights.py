@@ -11,7 +11,7 @@ from absl import flags
 from dpr_jax.base.errors import BadInput
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "a workdir or a checkpoint of train.py, or whatever relight.py takes")
-_OUT = flags.DEFINE_string("out", None, "the file to write, .npz")
+_OUT = flags.DEFINE_string("out", None, "the file to write, .npz or .safetensors")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an existing file")
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from absl import logging
 from flax import traverse_util
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.input_files import read_json
+from dpr_jax.base.input_files import read_bytes, read_json
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.network import pytorch_weights
 from dpr_jax.network.encoding import NUM_LEVELS
@@ -25,7 +26,9 @@ from dpr_jax.network.registry import DEFAULT, WEIGHTS
 OFFICIAL = tuple(name for name, weights in WEIGHTS.items() if not weights.file)
 
 _ARCHIVE = ".npz"
+_SAFETENSORS = ".safetensors"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked
+_LONGEST_HEADER = 2**20  # bytes of names and shapes in a safetensors file: ours have 13,000
 _MOST_UNPACKED = 4  # times the size of the file: numbers that networks have learnt hardly shrink at all
 _SMALL_ARCHIVE = 2**20  # bytes that any may unpack to
 
@@ -43,10 +46,10 @@ def load_params(source: str | os.PathLike):
   Args:
     source: "default", this project's own weights (in the package; Apache-2.0, see MODEL_CARD.md); or "official-512" or
       "official-1024", the networks of Zhou et al. 2019 (research use only; fetched once from the authors' repository,
-      or read from a folder of `DPR_ASSETS`); or the path of an archive that `save_params` wrote (`.npz`), or of a
-      PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a training run, whose newest
-      complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running mean of the
-      weights, on whatever devices they were trained.
+      or read from a folder of `DPR_ASSETS`); or the path of a file that `save_params` wrote (`.npz`, `.safetensors`),
+      or of a PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a training run,
+      whose newest complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running
+      mean of the weights, on whatever devices they were trained.
 
   Returns:
     `{"params": ..., "batch_stats": ...}`, float32, for the functions of `dpr_jax.portrait.relighting`.
@@ -62,6 +65,8 @@ def load_params(source: str | os.PathLike):
     raise BadInput(f"weights {name!r}: no such file or training run; known names are {', '.join(WEIGHTS)}")
   if path.suffix == _ARCHIVE:
     variables = read_archive(path)
+  elif path.suffix == _SAFETENSORS:
+    variables = read_safetensors(path)
   else:
     variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
   if name != DEFAULT:  # those of the package are what they are, and tracing a network takes a second
@@ -71,10 +76,10 @@ def load_params(source: str | os.PathLike):
 
 
 def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> None:
-  """Writes weights as one file that `load_params` reads: a NumPy archive of numbers in half precision, no pickle.
+  """Writes weights as one file that `load_params` reads: names and numbers in half precision, no pickle.
 
   Args:
-    path: ends in `.npz`.
+    path: ends in `.npz` (a NumPy archive) or in `.safetensors`; the arrays are the same.
     params: as `load_params` returns them.
     overwrite: replace a file of that name.
 
@@ -83,16 +88,19 @@ def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> 
       half precision holds.
   """
   path = Path(path)
-  if path.suffix != _ARCHIVE:
-    raise BadInput(f"{path}: weights are written as {_ARCHIVE}")
+  if path.suffix not in (_ARCHIVE, _SAFETENSORS):
+    raise BadInput(f"{path}: weights are written as {_ARCHIVE} or {_SAFETENSORS}")
   arrays = {}
   for keys, leaf in traverse_util.flatten_dict(jax.device_get(params)).items():
     with np.errstate(over="ignore"):
-      arrays["/".join(keys)] = np.asarray(leaf, np.float16)
+      arrays["/".join(keys)] = np.asarray(leaf, np.float16, order="C")  # a safetensors file copies the memory
     if not np.isfinite(arrays["/".join(keys)]).all():
       raise BadInput(f"{'/'.join(keys)} has values that half precision does not hold")
   with atomic_output(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
-    np.savez_compressed(file, **arrays)
+    if path.suffix == _SAFETENSORS:
+      file.write(safetensors.numpy.save(arrays))
+    else:
+      np.savez_compressed(file, **arrays)
 
 
 def read_archive(path: Path):
@@ -117,6 +125,31 @@ def read_archive(path: Path):
   ) as error:  # zipfile, zlib and NumPy's parser of headers answer damaged files with nearly any exception
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
     raise BadInput(f"{path}: not an archive of weights, or a damaged one ({reason})") from error
+  return _nested(path, arrays)
+
+
+def read_safetensors(path: Path):
+  """As `read_archive`, of a safetensors file.
+
+  Raises:
+    BadInput: not such a file of floating-point arrays, a damaged one, or one that is larger than any weights are.
+  """
+  try:
+    content = read_bytes(path, _LARGEST_ARCHIVE)
+  except OSError as error:
+    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+  if int.from_bytes(content[:8], "little") > _LONGEST_HEADER:
+    raise BadInput(f"{path}: not a safetensors file of weights, or a damaged one (its header has no such length)")
+  try:
+    arrays = safetensors.numpy.load(content)
+  except Exception as error:  # the library's own, and KeyError for types of numbers that NumPy doesn't have
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    raise BadInput(f"{path}: not a safetensors file of weights, or a damaged one ({reason})") from error
+  return _nested(path, {tuple(name.split("/")): array for name, array in arrays.items()})
+
+
+def _nested(path: Path, arrays: dict[tuple[str, ...], object]):
+  """The arrays of a file as nested dictionaries, float32."""
   # What does not begin as an array NumPy gives back as bytes.
   if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays.values()):
     raise BadInput(f"{path}: holds what are no floating-point numbers")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 
 from dpr_jax.base import assets
 from dpr_jax.base.errors import BadInput
@@ -20,7 +22,7 @@ from dpr_jax.light import light
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.network.pytorch_weights import dpr_variables
 from dpr_jax.network.ratio_network import RatioHourglassNet
-from dpr_jax.network.weights import OFFICIAL, load_params, read_archive, save_params
+from dpr_jax.network.weights import OFFICIAL, load_params, read_archive, read_safetensors, save_params
 from dpr_jax.portrait.portrait import WholePhoto
 from tests.network.test_pytorch_weights import official_state_dict, save
 
@@ -92,8 +94,9 @@ def ratio_variables():
   )
 
 
-def test_saved_weights_come_back_in_half_precision(tmp_path):
-  variables, path = ratio_variables(), tmp_path / "mine.npz"
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_saved_weights_come_back_in_half_precision(tmp_path, suffix):
+  variables, path = ratio_variables(), tmp_path / f"mine{suffix}"
   save_params(path, variables)
   params = load_params(path)
   assert tree_of(params) == tree_of(variables)
@@ -104,6 +107,22 @@ def test_saved_weights_come_back_in_half_precision(tmp_path):
   with pytest.raises(BadInput, match="exists already"):
     save_params(path, variables)
   assert path.read_bytes() == first
+
+
+def test_safetensors_hold_what_archives_hold(tmp_path):
+  """Names, shapes, types and bits; an array that is not contiguous is written by its order, not by its memory."""
+  variables = ratio_variables()
+  turned = jax.tree.map(lambda leaf: np.asarray(leaf).T.copy().T, variables)
+  for path in (tmp_path / "mine.npz", tmp_path / "mine.safetensors"):
+    save_params(path, turned)
+  with np.load(tmp_path / "mine.npz") as archive:
+    arrays = safetensors.numpy.load_file(tmp_path / "mine.safetensors")
+    assert arrays.keys() == set(archive.files)
+    for name in archive.files:
+      assert arrays[name].dtype == archive[name].dtype
+      np.testing.assert_array_equal(arrays[name], archive[name])
+  npz, tensors = read_archive(tmp_path / "mine.npz"), read_safetensors(tmp_path / "mine.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, npz, tensors)
 
 
 def test_weights_that_cannot_be_saved_leave_nothing(tmp_path):
@@ -149,6 +168,59 @@ def test_damaged_archives_are_refused(tmp_path, damage):
   path = edited_archive(tmp_path / "mine.npz")
   path.write_bytes(damage(path.read_bytes()))
   assert "not an archive of weights" in refusal(path)
+
+
+def edited_safetensors(path, **changes):
+  """As `edited_archive`."""
+  arrays = dict(np.load(edited_archive(path.with_suffix(".npz"), **changes)))
+  path.write_bytes(safetensors.numpy.save(arrays))
+  return path
+
+
+@pytest.mark.parametrize(
+  ("changes", "reason"),
+  [
+    ({STEM: np.zeros(3)}, "weights of another network"),
+    ({STEM: np.zeros(2, int)}, "no floating-point numbers"),
+    ({"params/stem": np.zeros(3)}, "contradict each other"),
+  ],
+)
+def test_safetensors_of_other_things_are_refused(tmp_path, changes, reason):
+  message = refusal(edited_safetensors(tmp_path / "mine.safetensors", **changes))
+  assert message.startswith(str(tmp_path / "mine.safetensors"))
+  assert reason in message
+
+
+def with_header(header: str, data: bytes = b"") -> bytes:
+  return len(header).to_bytes(8, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"PK",
+    with_header("{}")[:-1],
+    with_header("[" * 10_000),
+    (2**40).to_bytes(8, "little") + b"{}",
+    with_header(" " * 2**21 + "{}"),
+    with_header('{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}', b"\0"),
+    with_header('{"a":{"dtype":"F16","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'),
+    with_header('{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}', b"\0\0\0"),
+    with_header('{"a":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}', b"\0"),
+  ],
+)
+def test_damaged_safetensors_are_refused(tmp_path, content):
+  path = tmp_path / "mine.safetensors"
+  path.write_bytes(content)
+  assert re.search("not a safetensors file of weights|no floating-point numbers", refusal(path))
+
+
+def test_safetensors_larger_than_any_weights_are_refused_unread(tmp_path):
+  path = tmp_path / "mine.safetensors"
+  with path.open("wb") as file:
+    file.truncate(2**28 + 1)  # a hole: it takes no room
+  assert "more than 268435456 bytes" in refusal(path)
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
