@@ -11,9 +11,10 @@ APP = [*FILM, "gradio>=6.31"]
 DATA = ["google-crc32c>=1.5", "libigl>=2.6.3", "numba>=0.61", "protobuf>=5", "tensorflow-datasets>=4.9.8"]
 # Training makes procedural faces where it is given no dataset.
 TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tensorboardX>=2.6.4"]
+HUB = ["huggingface-hub>=1.0"]
 MEDIAPIPE = ["mediapipe>=1.0"]
 BEAM = [*DATA, "apache-beam>=2.70"]
-ALL = sorted({*APP, *TRAIN, *MEDIAPIPE})
+ALL = sorted({*APP, *HUB, *TRAIN, *MEDIAPIPE})
 
 setup(
   name="dpr_jax",
@@ -72,6 +73,7 @@ setup(
     "app": APP,
     "data": DATA,
     "train": TRAIN,
+    "hub": HUB,
     "mediapipe": MEDIAPIPE,
     "beam": BEAM,
     "all": ALL,

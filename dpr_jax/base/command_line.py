@@ -25,6 +25,7 @@ EXTRAS = {
   "numba": "data",
   "tensorflow_datasets": "data",
   "grain": "train",
+  "huggingface_hub": "hub",
   "orbax": "train",
   "tensorboardX": "train",
 }

@@ -61,8 +61,8 @@ _PASSES = flags.DEFINE_bool(
 _WEIGHTS = flags.DEFINE_string(
   "weights",
   None,
-  "default, official-512, official-1024, a .npz, .safetensors, .t7 or .pth file, or a workdir or checkpoint of "
-  "train.py",
+  "default, official-512, official-1024, a .npz, .safetensors, .t7 or .pth file, hf:OWNER/NAME, or a workdir "
+  "or checkpoint of train.py",
 )
 _SIZE = flags.DEFINE_integer("size", None, "side of the square that the network sees; default: what it was trained at")
 _FACE = flags.DEFINE_integer("face", None, "relight only this face, counted from 1, left to right; default: all")

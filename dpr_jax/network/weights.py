@@ -1,4 +1,4 @@
-"""Where weights come from: a name, a file, or a training run."""
+"""Where weights come from: a name, a file, a training run, or a repository of the Hugging Face hub."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ from flax import traverse_util
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_bytes, read_json
 from dpr_jax.base.output_files import atomic_output
-from dpr_jax.network import pytorch_weights
+from dpr_jax.network import hub, pytorch_weights
 from dpr_jax.network.encoding import NUM_LEVELS
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.registry import DEFAULT, WEIGHTS
@@ -49,16 +49,17 @@ def load_params(source: str | os.PathLike):
       or read from a folder of `DPR_ASSETS`); or the path of a file that `save_params` wrote (`.npz`, `.safetensors`),
       or of a PyTorch file (`.t7`, `.pth`) with the keys of the official modules; or the workdir of a training run,
       whose newest complete checkpoint is taken, or one of its checkpoints (`workdir/checkpoints/5000`): the running
-      mean of the weights, on whatever devices they were trained.
+      mean of the weights, on whatever devices they were trained; or `hf:OWNER/NAME`, a repository of the Hugging Face
+      hub (extra `hub`), see `dpr_jax.network.hub`.
 
   Returns:
     `{"params": ..., "batch_stats": ...}`, float32, for the functions of `dpr_jax.portrait.relighting`.
 
   Raises:
-    BadInput: no such name, file or checkpoint, one that cannot be read, or weights of another network.
+    BadInput: no such name, file, checkpoint or repository, one that cannot be read, or weights of another network.
   """
   name = os.fspath(source)
-  path = WEIGHTS[name].path() if name in WEIGHTS else Path(name)
+  path = _file(name)
   if name and os.path.isdir(path):
     return _restore(_find_checkpoint(path))
   if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
@@ -73,6 +74,15 @@ def load_params(source: str | os.PathLike):
     _check_shapes(variables, path)
   check_finite(variables, path)
   return jax.device_put(variables)
+
+
+def _file(name: str) -> Path:
+  """Where weights lie, fetched first if they are not on this machine yet."""
+  if name in WEIGHTS:
+    return WEIGHTS[name].path()
+  if name.startswith(hub.PREFIX):
+    return hub.fetch(name)
+  return Path(name)
 
 
 def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dpr_jax.base.assets import ASSETS
 from dpr_jax.network.networks import network_for
-from dpr_jax.network.registry import DEFAULT, WEIGHTS, listing
+from dpr_jax.network.registry import DEFAULT, WEIGHTS, card_head, listing
 from dpr_jax.network.weights import load_params
 from tests.conftest import ROOT
 
@@ -35,3 +35,15 @@ def test_all_are_listed_with_all_that_is_known():
   for weights, paragraph in zip(WEIGHTS.values(), paragraphs, strict=True):
     known = (weights.name, weights.network, weights.licence, weights.light, weights.trained_on, weights.place)
     assert all(fact in paragraph for fact in (*known, weights.sha256))
+
+
+def test_the_card_begins_as_the_hub_reads_it():
+  entry, head = WEIGHTS[DEFAULT], card_head(WEIGHTS[DEFAULT])
+  assert CARD.startswith(head), f"MODEL_CARD.md must begin with\n{head}"
+  card = pytest.importorskip("huggingface_hub").ModelCard(CARD)
+  assert (card.data.license, card.data.library_name) == ("apache-2.0", "dpr_jax")
+  assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+    "si-mse": entry.scores["si_mse"],
+    "ssim": entry.scores["ssim"],
+  }
+  assert card.text.lstrip().startswith("# Model card")
