@@ -1,10 +1,11 @@
-"""What a PNG says of its colours without an ICC profile, and a profile that says the same.
+"""What a PNG, HEIC or AVIF says of its colours without an ICC profile, and a profile that says the same.
 
-Sources: PNG 3rd edition (gAMA, cHRM, sRGB, cICP and which of them counts), ITU-T H.273 (the numbers of cICP),
-ICC.1:2022 (profiles), Lindbloom (Bradford adaptation).
+Sources: PNG 3rd edition (gAMA, cHRM, sRGB, cICP and which of them counts), ISO/IEC 14496-12 (boxes, colr), ITU-T H.273
+(the numbers of cICP and colr), ICC.1:2022 (profiles), Lindbloom (Bradford adaptation).
 """
 
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ _POWERS = {4: 2.2, 5: 2.8, 8: 1.0}
 _VIDEO_CURVES = (1, 6, 14, 15)
 _SAME_POWER = 0.02  # by which a power of 1/2.2 may differ and still be meant for sRGB's curve
 _SAME_PLACE = 0.002  # of chromaticities
+_MOST_PROPERTIES = 2**20  # bytes of a HEIC or AVIF, at whose beginning its properties lie
 
 
 class ColorTags(NamedTuple):
@@ -82,15 +84,58 @@ def _cicp(file: BinaryIO) -> tuple[int, int, int] | None:
   return None
 
 
+def heif_color_tags(file: BinaryIO, info: dict) -> ColorTags | None:
+  """The colours of a HEIC or AVIF that are not in a profile; None where its profile, or sRGB, holds.
+
+  Args:
+    file: the HEIC or AVIF; its place is not kept.
+    info: what Pillow found in it.
+
+  Raises:
+    ValueError: high dynamic range, or colours that no table names.
+  """
+  if "icc_profile" in info:
+    return None
+  file.seek(0)
+  content = file.read(_MOST_PROPERTIES)
+  for name in (b"meta", b"iprp", b"ipco"):
+    content = next((inner for box, inner in _boxes(content) if box == name), b"")
+    content = content[4:] if name == b"meta" else content  # a version and flags
+  for box, inner in _boxes(content):
+    if box == b"colr" and inner[:4] == b"nclx" and len(inner) >= 8:
+      return _of_h273(*struct.unpack_from(">HH", inner, 4), "colr")
+  return None
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+  """The name and the content of each."""
+  place = 0
+  while place + 8 <= len(content):
+    length, name = struct.unpack_from(">I4s", content, place)
+    head = 8
+    if length == 1 and place + 16 <= len(content):  # the length follows, as it needs 64 bits
+      (length,), head = struct.unpack_from(">Q", content, place + 8), 16
+    elif length == 0:  # to the end
+      length = len(content) - place
+    if length < head:
+      return
+    yield name, content[place + head : place + length]
+    place += length
+
+
 def _of_cicp(primaries: int, curve: int, matrix: int) -> ColorTags | None:
-  if curve in _HDR_CURVES:
-    raise ValueError(f"high dynamic range ({_HDR_CURVES[curve]} by its cICP tag); convert it to SDR first")
   if matrix not in (0, _UNSPECIFIED):
     raise ValueError(f"its cICP tag says that it is no RGB (matrix {matrix})")
+  return _of_h273(primaries, curve, "cICP")
+
+
+def _of_h273(primaries: int, curve: int, tag: str) -> ColorTags | None:
+  if curve in _HDR_CURVES:
+    raise ValueError(f"high dynamic range ({_HDR_CURVES[curve]} by its {tag} tag); convert it to SDR first")
   if curve not in (_SRGB_CURVE, _UNSPECIFIED, *_POWERS, *_VIDEO_CURVES):
-    raise ValueError(f"its cICP tag names a curve that is not known here ({curve})")
+    raise ValueError(f"its {tag} tag names a curve that is not known here ({curve})")
   if primaries not in (*_PRIMARIES, _UNSPECIFIED):
-    raise ValueError(f"its cICP tag names primaries that are not known here ({primaries})")
+    raise ValueError(f"its {tag} tag names primaries that are not known here ({primaries})")
   colours = _PRIMARIES.get(primaries, _SRGB)
   given = None if colours == _SRGB else np.array([*colours, _D65])
   tags = ColorTags(_POWERS.get(curve), given)

@@ -105,8 +105,8 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
   """Reads a JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC file (known by its content), the first picture of several.
 
   16 bits a channel are kept for PNG and TIFF, whatever their layout. CMYK is converted to sRGB through its profile, or
-  by Pillow's rule of thumb without one. A PNG without a profile that says what its colours are (gAMA, cHRM, cICP) is
-  converted to the curve of sRGB, and given a profile where its primaries are others. Thread safe.
+  by Pillow's rule of thumb without one. A PNG, HEIC or AVIF without a profile that says what its colours are (gAMA,
+  cHRM, cICP, colr) is converted to the curve of sRGB, and given a profile where its primaries are others. Thread safe.
 
   Args:
     path: the file.
@@ -243,9 +243,14 @@ def _decode(image: ImageFile, file: BinaryIO) -> Photo:
       image = _cmyk_to_srgb(image)
     mode = ("L" if gray else "RGB") + ("A" if transparent else "")
     channels = _as_mode(image, mode, raw_mode)
-  if isinstance(image, PngImageFile) and (tags := color_tags.png_color_tags(file, image.info)) is not None:
-    return _with_color_tags(_photo(channels, gray, transparent, orientation, image), tags)
-  return _photo(channels, gray, transparent, orientation, image)
+  photo, tags = _photo(channels, gray, transparent, orientation, image), _color_tags(image, file)
+  return photo if tags is None else _with_color_tags(photo, tags)
+
+
+def _color_tags(image: ImageFile, file: BinaryIO) -> color_tags.ColorTags | None:
+  if isinstance(image, PngImageFile):
+    return color_tags.png_color_tags(file, image.info)
+  return color_tags.heif_color_tags(file, image.info) if image.format in ("HEIF", "AVIF") else None
 
 
 def _as_mode(image: Image.Image, mode: str, raw_mode: str) -> np.ndarray:

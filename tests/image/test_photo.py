@@ -14,10 +14,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from dpr_jax.base.errors import BadInput
+from dpr_jax.image import color_tags
 from dpr_jax.image import photo as photo_module
 from dpr_jax.image.photo import Photo, read_photo, write_photo
 from dpr_jax.image.photo_formats import KNOWN, sort_photos
@@ -621,6 +623,33 @@ def test_what_says_srgb_or_nothing_changes_nothing(tmp_path, chunks):
 def test_colours_that_cannot_be_kept_are_refused_by_name(tmp_path, code, reason):
   _, path = colour_png(tmp_path, 8, (b"cICP", bytes(code)))
   assert re.search(reason, refusal(path))
+
+
+def nclx(kind, primaries, curve):
+  """A HEIC or AVIF whose colr box says these numbers."""
+  if kind == "AVIF":
+    data = encoded(Image.fromarray(smooth(16, 24)), kind)
+  else:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(smooth(16, 24))).save(
+      buffer, color_primaries=1, transfer_characteristic=13, matrix_coefficients=6, full_range_flag=1
+    )
+    data = buffer.getvalue()
+  place = data.index(b"colrnclx") + 8
+  return data[:place] + struct.pack(">HH", primaries, curve) + data[place + 4 :]
+
+
+@pytest.mark.parametrize("kind", ["HEIC", "AVIF"])
+def test_primaries_of_heic_and_avif_are_kept_as_those_of_png_are(tmp_path, kind):
+  plain, wide = (read_photo(saved(tmp_path, nclx(kind, primaries, 13))) for primaries in (1, 12))
+  assert plain.icc_profile is None
+  _, path = colour_png(tmp_path, 8, (b"cICP", bytes([12, 13, 0, 1])))
+  assert wide.icc_profile == read_photo(path).icc_profile
+  np.testing.assert_array_equal(wide.pixels, plain.pixels)
+  linear = read_photo(saved(tmp_path, nclx(kind, 1, 8)))
+  np.testing.assert_array_equal(linear.pixels, color_tags.to_srgb_curve(plain.pixels, 1.0))
+  assert "high dynamic range (PQ" in refusal(saved(tmp_path, nclx(kind, 9, 16)))
+  assert "primaries" in refusal(saved(tmp_path, nclx(kind, 99, 13)))
 
 
 XMP = (
