@@ -13,10 +13,15 @@ from dpr_jax.base.errors import BadInput
 
 _MOST_BYTES = 2**16
 _COMMENT = re.compile(r"(#|%|//).*")
-_WORDS = re.compile(r"\b(?:(?:np|numpy)\.)?(?:array|asarray)\b|\b(?:dtype\s*=\s*)?(?:(?:np|numpy)\.)?float\d*\b")
+_BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_NAME = re.compile(r"[\"']?[A-Za-z_][\w \[\]]*[\"']?\s*[:=]")  # of a variable, or of the one key of JSON
+_MINUS = "\N{MINUS SIGN}"
+_WORDS = re.compile(
+  r"\b(?:(?:np|numpy)\.)?(?:array|asarray)\b|\b(?:dtype\s*=\s*)?(?:(?:np|numpy)\.)?float\d*\b|\bvec3\b|(?<=[\d.])[fF]\b"
+)
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+(,\d+)?([eE][-+]?\d+)?")
 _COUNTS = (9, 27)
-_BRIGHTEST = 5.0  # first numbers of lights that networks know are about 1
+_DARKEST, _BRIGHTEST = 1e-3, 5.0  # first numbers of lights that networks know are about 1
 # Of light that is nowhere negative, a number of the first band is at most 1.73 times the first one, of the second 2.24
 # times (the maxima of spherical harmonics). Estimated lights go a little beyond.
 _LARGEST_BY_FIRST = 3.0
@@ -25,8 +30,9 @@ _LARGEST_BY_FIRST = 3.0
 def read_coefficients(path: str | os.PathLike) -> np.ndarray:
   """A file of SH numbers, in whatever convention they are: `[9]` float32, or `[3, 9]`, red, green, blue.
 
-  Text in UTF-8 or UTF-16, or `.npy`. Numbers may stand between commas, semicolons and brackets, and have a decimal
-  comma where that is clear; what follows `#`, `%` or `//` is a comment. Coloured lights may be three times nine
+  Text in UTF-8, UTF-16 or Windows' code page, or `.npy`. Numbers may stand between commas, semicolons and brackets,
+  behind the name of a variable or the one key of JSON, and have a decimal comma where that is clear; what follows `#`,
+  `%` or `//`, or stands between `/*` and `*/`, is a comment. Coloured lights may be three times nine
   numbers, nine lines of three, or 27 in one row or column if their values tell which of both they are.
 
   Raises:
@@ -71,6 +77,8 @@ def why_no_light(numbers: np.ndarray) -> str | None:
     return f"its first number, the brightness, must be positive and is {first.min():g}"
   if first.max() > _BRIGHTEST:
     return f"its first number, the brightness, is {first.max():g}; those of lights are about 1, at most {_BRIGHTEST:g}"
+  if first.max() < _DARKEST:
+    return f"its first number, the brightness, is {first.max():g}; those of lights are about 1, at least {_DARKEST:g}"
   largest = np.abs(rows[:, 1:]).max(axis=1) / first
   if largest.max() > _LARGEST_BY_FIRST:
     return f"a number is {largest.max():.3g} times the first one, which no light can be (at most {_LARGEST_BY_FIRST:g})"
@@ -129,16 +137,19 @@ def _decoded(path: str | os.PathLike, content: bytes) -> str:
     encoding = "utf-16-be"
   else:
     encoding = "utf-8-sig"
-  with contextlib.suppress(ValueError):
-    text = content.decode(encoding).removeprefix("\ufeff")
-    if all(letter.isprintable() or letter.isspace() for letter in text):
-      return text
+  for each in (encoding, "cp1252"):  # in which editors on Windows write comments
+    with contextlib.suppress(ValueError):
+      text = content.decode(each).removeprefix("\ufeff")
+      if all(letter.isprintable() or letter.isspace() for letter in text):
+        return text
   raise BadInput(f"{path}: cannot be read as text; a light file holds 9 or 27 numbers")
 
 
 def _rows(text: str) -> list[list[str]]:
   """The words of each row: of a line, or of what inner brackets hold."""
-  text = _WORDS.sub(" ", "\n".join(_COMMENT.sub("", line) for line in text.splitlines()))
+  text = _BLOCK_COMMENT.sub("", text.replace(_MINUS, "-"))
+  text = "\n".join(_COMMENT.sub("", line) for line in text.splitlines())
+  text = _WORDS.sub(" ", _NAME.sub(" ", text, count=1))
   text = re.sub(r"[\[({][\s,;]*[\[({]", "\n", text)  # nested brackets make rows
   text = re.sub(r"[\])}]\s*[,;]?\s*[\[({]", "\n", text)
   text = re.sub(r"[\[\](){}]", " ", text)

@@ -40,11 +40,26 @@ def read(tmp_path, content, name="light.txt"):
     "\n".join(WORDS).replace(".", ","),  # a decimal comma
     "; ".join(WORDS).replace(".", ","),
     "\ufeff" + " ".join(WORDS),
+    "/* a lamp, 4 m\n away */ " + " ".join(WORDS),
+    "sh = [" + ", ".join(WORDS) + "]",
+    "float sh[9] = {" + "f, ".join(WORDS) + "f};",
+    json.dumps({"sh": NINE.tolist()}),
+    " ".join(WORDS).replace("-", "\N{MINUS SIGN}"),
   ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
 def test_nine_numbers(tmp_path, text, encoding):
   np.testing.assert_allclose(read(tmp_path, text.encode(encoding)), NINE, rtol=1e-6)
+
+
+def test_comments_may_be_in_the_code_page_of_windows(tmp_path):
+  np.testing.assert_allclose(read(tmp_path, "# für links\n".encode("cp1252") + " ".join(WORDS).encode()), NINE)
+
+
+@pytest.mark.parametrize("text", [json.dumps({"b": [1] * 9, "g": [2] * 9, "r": [3] * 9}), "b,g,r\n" + "1 2 3\n" * 9])
+def test_names_that_might_say_an_order_are_not_passed_over(tmp_path, text):
+  with pytest.raises(BadInput, match="could not convert"):
+    read(tmp_path, text)
 
 
 def rows(numbers, between=" ", end="\n"):
@@ -67,6 +82,8 @@ def rows(numbers, between=" ", end="\n"):
     repr(COLOURED.T),
     "[" + rows(COLOURED, " ", "; ") + "]",
     "# r g b\n" + rows(COLOURED.T, ","),
+    "vec3(" + rows(COLOURED.T, ", ", "),\nvec3(") + ")",
+    json.dumps({"sh": COLOURED.T.tolist()}, indent=1),
   ],
 )
 def test_twenty_seven_numbers_in_either_order(tmp_path, text):
@@ -117,6 +134,7 @@ def test_lights_that_no_network_knows_are_refused_with_the_reason(tmp_path):
     (0 * NINE, "must be positive and is 0"),
     (-NINE, "must be positive and is -0.75"),
     (100 * NINE, "is 75; those of lights are about 1"),
+    (1e-4 * NINE, "is 7.5e-05; those of lights are about 1"),
     (np.where(np.arange(9) == 0, 0.01, NINE), "45 times the first one"),
     (COLOURED * [[1], [-1], [1]], "must be positive"),
   ):
