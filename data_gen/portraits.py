@@ -26,7 +26,7 @@ from dpr_jax.image.photo_formats import KNOWN, PHOTO_SUFFIXES, why_no_photo
 from dpr_jax.light import sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
 from dpr_jax.portrait.faces import OVAL, Face, frame_face, open_face_finder
-from dpr_jax.portrait.portrait import cut_square
+from dpr_jax.portrait.square import cut_square
 
 cv2 = import_native("cv2")
 

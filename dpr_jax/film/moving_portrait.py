@@ -16,8 +16,9 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.film.face_track import FaceTracker, TrackedFace
 from dpr_jax.network.networks import network_for
 from dpr_jax.portrait.faces import FaceFinder, Framing, frame_face
-from dpr_jax.portrait.portrait import FramedFace, Portrait, cut_square, encode_square, skin_of, weigh_square
+from dpr_jax.portrait.portrait import FramedFace, Portrait, encode_square, skin_of, weigh_square
 from dpr_jax.portrait.relighting import Params
+from dpr_jax.portrait.square import cut_square
 
 cv2 = import_native("cv2")
 

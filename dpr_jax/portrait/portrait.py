@@ -6,9 +6,7 @@ network's picture but the *ratio* of new to old linear light: at the photo's own
 and away from the head nothing changes.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,23 +15,23 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
 from dpr_jax.image.photo import to_8_bits
 from dpr_jax.light import exposure, sh
-from dpr_jax.light.light import Light, as_light, luminance, rotate, shading, with_lamps
+from dpr_jax.light.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioEncoding
 from dpr_jax.portrait import person_shape
-from dpr_jax.portrait.compositing import multiply_light
+from dpr_jax.portrait.edits import Edit, apply_edits, within_stops
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.portrait.matte import head_weight
 from dpr_jax.portrait.person import Matte, Segmenter, find_person
 from dpr_jax.portrait.person_shape import PersonShape
 from dpr_jax.portrait.relighting import Params, decode_luminance, encode_luminance, log_ratio
+from dpr_jax.portrait.room import room_log_ratio
+from dpr_jax.portrait.square import cut_square, edge_inside, laid
 
 cv2 = import_native("cv2")
 
-# How many stops darker and brighter a pixel may get: what is brightened more shows little but noise.
-_STOPS = (-7.0, 3.5)
 # Lamps that a network renders at a time, so that few shapes are compiled.
 _LAMP_COUNTS = (1, 4)
 # The side of what the key of a face is taken from, and the least that it can be.
@@ -47,15 +45,6 @@ _GUIDE_RADIUS = 4
 _GUIDE_EPSILON = 0.02**2
 # How many stops brighter and darker what is only guessed of a person gets at most.
 _GUESSED_STOPS = (1.0, 2.0)
-# The room behind the persons: how far its sides are turned to the sides, how much light it throws back, and by how many
-# stops it may change.
-_ROOM_CELLS, _ROOM_BULGE, _ROOM_FILL, _ROOM_STOPS = 33, 0.7, 0.2, 2.0
-# Coverage from which on a pixel's colour is taken for the person's alone.
-_OPAQUE = 0.9
-# A photo is edited in strips, so that memory does not grow with it.
-_STRIP_ROWS = 128
-_STRIP_THREADS = min(4, os.cpu_count() or 1)
-
 
 PASSES = ("matte", "normals", "depth", "shading", "shadow")
 
@@ -196,12 +185,13 @@ class Portrait:
       raise ValueError(f"a backdrop must be {list(self.pixels.shape)} {self.pixels.dtype}")
     if backdrop is not None and not self.has_mattes:
       raise ValueError("no matte of these persons, so that nothing can be put behind them")
-    edits = [self._edit(face, light, exposure) for face in self.faces]
+    edits, gains = zip(*(self._edit(face, light, exposure) for face in self.faces), strict=True)
     room = None
     if background and backdrop is None:
-      [of_largest] = (edit for edit in edits if edit.face is self.largest_face)
-      room = background * _room_log_ratio(of_largest.face.source_light, light, of_largest.gain)
-    return _carry(self.pixels, edits, strength, room, backdrop)
+      largest = self.largest_face
+      [gain] = (gain for face, gain in zip(self.faces, gains, strict=True) if face is largest)
+      room = background * room_log_ratio(largest.source_light, light, gain)
+    return apply_edits(self.pixels, edits, strength, room, backdrop)
 
   @property
   def has_mattes(self) -> bool:
@@ -227,10 +217,10 @@ class Portrait:
     layers: dict[str, np.ndarray] = {}
     for face in self.faces:
       shape = face.person.shape
-      alpha = _laid(face.matte.alpha, face.matte.matrix, 0, 0, (height, width))
+      alpha = laid(face.matte.alpha, face.matte.matrix, 0, 0, (height, width))
       for name, values in person_shape.passes(shape, light).items():
         values = person_shape.beyond_the_outline(shape, values)
-        values = _laid(values, shape.matrix, 0, 0, (height, width), cv2.BORDER_REPLICATE)
+        values = laid(values, shape.matrix, 0, 0, (height, width), cv2.BORDER_REPLICATE)
         layers[name] = layers.get(name, 0) + alpha[..., None] * values.reshape(height, width, -1)
       total += alpha
     over = np.maximum(total, 1)[..., None]
@@ -243,14 +233,16 @@ class Portrait:
     """Whether the shape of every face's person is known."""
     return all(face.person is not None for face in self.faces)
 
-  def _edit(self, face: FramedFace, light: Light, stops: float) -> "_Edit":
-    """What a light changes around a face, and on its person."""
+  def _edit(self, face: FramedFace, light: Light, stops: float) -> tuple[Edit, float]:
+    """What a light changes around a face and on its person, and the log of the gain by which the face keeps its key."""
     ratio, gain = self._log_ratio(face, light)
     brighter = np.log(2) * stops
-    lines = _local_lines(face.luminance, _within_stops(ratio + gain + brighter))
+    lines = _local_lines(face.luminance, within_stops(ratio + gain + brighter))
     maps = np.dstack([lines.reshape(*face.weight.shape, -1), face.weight]).astype(np.float32)
-    beyond = None if face.person is None else _person_log_ratio(face.person, light, gain) + np.float32(brighter)
-    return _Edit(face, gain + brighter, maps, beyond)
+    if face.person is None:
+      return Edit(face.framing, maps, face.matte), gain + brighter
+    beyond = _person_log_ratio(face.person, light, gain) + np.float32(brighter)
+    return Edit(face.framing, maps, face.matte, face.person.shape.matrix, beyond), gain + brighter
 
   def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
     """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
@@ -265,26 +257,6 @@ class Portrait:
     return ratio, float(np.log(_key(before, face.skin) / _key(after, face.skin)))
 
 
-def _within_stops(log_ratio: np.ndarray) -> np.ndarray:
-  return np.clip(log_ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
-
-
-def _room_log_ratio(source: Light, light: Light, gain: float) -> np.ndarray:
-  """The logarithm of new over old light on a room, from its left to its right: `[n, n, C]`.
-
-  Nobody knows the room. Where it is nearer to a lamp it is brighter: as a dome would be that bulges towards the camera.
-  """
-  down, right = np.float32(_ROOM_BULGE) * np.mgrid[-1 : 1 : _ROOM_CELLS * 1j, -1 : 1 : _ROOM_CELLS * 1j].astype(
-    np.float32
-  )
-  dome = np.stack([right, -np.ones_like(right), -down], axis=-1)
-  dome /= np.linalg.norm(dome, axis=-1, keepdims=True)
-  before, after = (shading(each, dome) for each in (source, light))
-  before, after = (lit + _ROOM_FILL * lit.mean(axis=(0, 1)) + 1e-4 for lit in (before, after))
-  limit = np.log(2) * _ROOM_STOPS
-  return np.clip(np.log(after) - np.log(before) + gain, -limit, limit).astype(np.float32)
-
-
 def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
   """The logarithm of new over old linear light on a whole person, `[N, N, C]`."""
   count = next(count for count in _LAMP_COUNTS if count >= len(light.towards))
@@ -294,7 +266,7 @@ def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
   change = np.log(luminance(np.exp(ratio)))
   limit = np.log(2) * np.where(change > 0, *_GUESSED_STOPS)
   ratio += ((1 - person.shape.known) * (limit * np.tanh(change / limit) - change))[..., None]
-  return person_shape.beyond_the_outline(person.shape, _within_stops(ratio))
+  return person_shape.beyond_the_outline(person.shape, within_stops(ratio))
 
 
 def _key(luminance: np.ndarray, skin: np.ndarray) -> float:
@@ -375,7 +347,7 @@ def weigh_square(
   Returns:
     `[S, S]` float32 in [0, 1].
   """
-  landmarks, edge = _landmarks_in_square(face, framing), _edge_inside(framing, shape)
+  landmarks, edge = _landmarks_in_square(face, framing), edge_inside(framing, shape)
   return head_weight(square, landmarks, edge, None if matte is None else _in_square(matte, framing))
 
 
@@ -474,205 +446,3 @@ def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: flo
   variance = mean(guide * guide) - mean_guide**2
   a = (mean(guide * target) - mean_guide * mean_target) / (variance + epsilon)
   return np.stack([mean(a), mean(mean_target - a * mean_guide)], axis=-1)
-
-
-def cut_square(pixels: np.ndarray, framing: Framing) -> np.ndarray:
-  """The framed face as a picture, `[S, S, 3]` uint8; where it reaches beyond the photo, the photo is mirrored."""
-  corners = _corners(framing)
-  height, width = pixels.shape[:2]
-  # A margin for the interpolation, and only what the photo has: the mirror then starts at the photo's edge.
-  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
-  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 3, (width, height))
-  part, matrix = pixels[top:bottom, left:right], _shifted(framing.index_matrix, left, top)
-  # A warp alone would skip pixels where it shrinks, and alias. So whole pixels are averaged first, down to under 4 for
-  # a pixel of the square (memory must not grow with the photo), then a finer square is drawn, and averaged in turn.
-  scale = 1 / np.sqrt(np.abs(np.linalg.det(matrix[:, :2])))
-  shrink = max(1, int(scale / 2))
-  if shrink > 1:
-    rows, columns = (max(1, side // shrink) for side in part.shape[:2])
-    part = cv2.resize(part[: rows * shrink, : columns * shrink], (columns, rows), interpolation=cv2.INTER_AREA)
-    # Pixel j of the small picture is centred on pixel shrink * j + (shrink - 1) / 2 of the large one.
-    matrix = np.column_stack([matrix[:, :2] * shrink, _shifted(matrix, *[(shrink - 1) / 2] * 2)[:, 2]])
-  finer = max(1, int(np.ceil(scale / shrink - 0.01)))
-  matrix = np.column_stack([finer * matrix[:, :2], finer * matrix[:, 2] + (finer - 1) / 2])
-  part, side = np.ascontiguousarray(to_8_bits(part)), framing.size * finer
-  square = cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-  return cv2.resize(square, (framing.size, framing.size), interpolation=cv2.INTER_AREA)
-
-
-def _shifted(matrix: np.ndarray, left: int, top: int) -> np.ndarray:
-  """`matrix` for coordinates that start at (left, top)."""
-  return np.column_stack([matrix[:, :2], matrix[:, :2] @ (left, top) + matrix[:, 2]])
-
-
-def _corners(framing: Framing) -> np.ndarray:
-  """The square's corners in the photo, `[4, 2]`."""
-  side = framing.size - 1
-  square = np.array([(0, 0), (side, 0), (side, side), (0, side)], float)
-  return (square - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
-
-
-def _edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
-  """`[S, S]` bool: border pixels of the square that lie inside a photo of `shape`."""
-  edge = np.ones((framing.size, framing.size), bool)
-  edge[1:-1, 1:-1] = False
-  y, x = np.nonzero(edge)
-  in_photo = (np.column_stack([x, y]) - framing.index_matrix[:, 2]) @ np.linalg.inv(framing.index_matrix[:, :2]).T
-  edge[y, x] = ((in_photo > 0) & (in_photo < np.array(shape[1::-1]) - 1)).all(axis=1)
-  return edge
-
-
-class _Edit(NamedTuple):
-  """What a light changes around one face.
-
-  Attributes:
-    face: the face.
-    gain: the logarithm by which the light is made brighter, so that the face keeps its key.
-    square: the log ratio in the square, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
-    beyond: the log ratio on the whole person, `[N, N, C]`, or None.
-  """
-
-  face: FramedFace
-  gain: float
-  square: np.ndarray
-  beyond: np.ndarray | None
-
-  @property
-  def corners(self) -> np.ndarray:
-    """Of what it changes, in the photo, `[4, 2]`."""
-    if self.beyond is None:
-      return _corners(self.face.framing)
-    (scale_x, _, x), (_, scale_y, y) = self.face.matte.matrix
-    height, width = self.face.matte.alpha.shape
-    left, top, right, bottom = -x / scale_x, -y / scale_y, (width - 1 - x) / scale_x, (height - 1 - y) / scale_y
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-
-
-def _carry(
-  pixels: np.ndarray,
-  edits: Sequence[_Edit],
-  strength: float,
-  room: np.ndarray | None = None,
-  backdrop: np.ndarray | None = None,
-) -> np.ndarray:
-  """Applies the faces' edits to the photo; where faces overlap, their weighted mean.
-
-  Args:
-    pixels: the photo.
-    edits: one a face.
-    strength: factor on all logarithms of ratios.
-    room: the log ratio of what is nobody's, stretched over the photo, `[n, n, C]`; None: 0.
-    backdrop: of the photo's shape and type, instead of what is nobody's.
-  """
-  out = pixels.copy()
-  corners = np.concatenate([edit.corners for edit in edits])
-  if room is not None or backdrop is not None:
-    corners = np.array([(0, 0), pixels.shape[1::-1]])
-  left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
-  right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  white = np.iinfo(pixels.dtype).max
-  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
-
-  def relight_strip(start: int) -> None:
-    strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
-    linear = linear_of_level[strip]
-    lightness = color.lightness_of_luminance(luminance(linear))
-    ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
-    if backdrop is not None:
-      alpha, own = _cut_out(linear, left, start, edits)
-      behind = linear_of_level[backdrop[start : start + len(strip), left:right]]
-      relit = alpha[..., None] * multiply_light(own, ratio) + (1 - alpha[..., None]) * behind
-      strip[:] = np.round(color.delinearise(relit) * white)
-      return
-    if room is not None:
-      around = strength * _stretched(room, left, start, share.shape, pixels.shape)
-      ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
-    else:
-      # A pixel that shows a person in part changes by that part of its light.
-      ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
-    changed = (ratio != 0).any(axis=-1)
-    relit = multiply_light(linear[changed], ratio[changed])
-    strip[changed] = np.round(color.delinearise(relit) * white)
-
-  with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
-    for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
-      pass
-  return out
-
-
-def _laid(
-  maps: np.ndarray,
-  matrix: np.ndarray,
-  left: int,
-  top: int,
-  shape: tuple[int, ...],
-  border: int = cv2.BORDER_CONSTANT,
-) -> np.ndarray:
-  """Maps that `matrix` leads to from the photo, at a part of the photo's pixels, `[h, w, ...]`."""
-  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-  return cv2.warpAffine(maps, _shifted(matrix, left, top), shape[1::-1], flags=flags, borderMode=border)
-
-
-def _stretched(room: np.ndarray, left: int, top: int, shape: tuple[int, ...], photo: tuple[int, ...]) -> np.ndarray:
-  """`[n, n, C]` over a whole photo, at a part of its pixels, `[h, w, C]`."""
-  scale = (np.array(room.shape[:2]) - 1) / np.maximum(np.array(photo[1::-1]) - 1, 1)
-  matrix = np.column_stack([np.diag(scale), np.zeros(2)])
-  return _laid(room, matrix, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape[:2], -1)
-
-
-def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[_Edit]) -> tuple[np.ndarray, np.ndarray]:
-  """How much of each pixel of a part of the photo the persons cover, `[h, w]`, and their linear RGB, `[h, w, 3]`."""
-  alpha, colours = np.zeros(linear.shape[:2], np.float32), np.zeros_like(linear)
-  for edit in edits:
-    matte = edit.face.matte
-    own = _laid(matte.alpha, matte.matrix, left, top, linear.shape)
-    scale = np.array(matte.foreground.shape[1::-1]) / matte.alpha.shape[1::-1]
-    matrix = scale[:, None] * matte.matrix
-    matrix[:, 2] += (scale - 1) / 2
-    colours += own[..., None] * _laid(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
-    alpha += own
-  colours /= np.maximum(alpha, 1e-6)[..., None]
-  alpha = np.minimum(alpha, 1)
-  pure = np.clip((alpha - _OPAQUE) / (1 - _OPAQUE), 0, 1)[..., None]
-  return alpha, colours + pure * (linear - colours)
-
-
-def _log_ratio_in_strip(
-  lightness: np.ndarray, left: int, top: int, edits: Sequence[_Edit], strength: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """The log ratio at the photo's own pixels.
-
-  Args:
-    lightness: L / 100 of a part of the photo, `[h, w]`.
-    left: the photo's column where the part begins.
-    top: the photo's row where the part begins.
-    edits: one a face.
-    strength: factor on the log ratio.
-
-  Returns:
-    The log ratio of what is the persons', `[h, w, C]`, and how much of each pixel's light that is, `[h, w, 1]`; 0 where
-    no face reaches.
-  """
-  height, width = lightness.shape
-  channels = edits[0].square.shape[-1] // 2
-  weighted = np.zeros((height, width, channels), np.float32)
-  total = np.zeros_like(lightness)
-  for edit in edits:
-    corners = edit.corners - (left, top)
-    if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > (width, height)).any():
-      continue
-    # OpenCV warps at most four channels at a time.
-    parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
-    matrix = edit.face.framing.index_matrix
-    warped = np.dstack([_laid(part, matrix, left, top, lightness.shape) for part in parts])
-    lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
-    ratio = _within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
-    share = weight
-    if edit.beyond is not None:
-      shape, matte = edit.face.person.shape, edit.face.matte
-      beyond = _laid(edit.beyond, shape.matrix, left, top, lightness.shape, cv2.BORDER_REPLICATE).reshape(ratio.shape)
-      ratio = beyond + weight[..., None] * (ratio - beyond)
-      share = _laid(matte.share, matte.matrix, left, top, lightness.shape)
-    weighted += share[..., None] * ratio
-    total += share
-  return strength * weighted / np.maximum(total, 1e-6)[..., None], np.minimum(total, 1)[..., None]

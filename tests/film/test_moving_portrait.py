@@ -10,7 +10,8 @@ from dpr_jax.film.moving_portrait import MovingPortrait, SteadySquare
 from dpr_jax.light import sh
 from dpr_jax.portrait import matte, portrait
 from dpr_jax.portrait.faces import frame_face
-from dpr_jax.portrait.portrait import Portrait, cut_square
+from dpr_jax.portrait.portrait import Portrait
+from dpr_jax.portrait.square import cut_square
 from tests.film.test_face_track import Detector
 from tests.portrait.test_portrait import OBLIQUE, face_at, painted_photo, stub_encode, stub_log_ratio
 

@@ -16,7 +16,7 @@ from dpr_jax.image.photo import read_photo
 from dpr_jax.portrait import mediapipe_faces
 from dpr_jax.portrait.faces import OVAL, Face, frame_face, is_installed
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
-from dpr_jax.portrait.portrait import cut_square
+from dpr_jax.portrait.square import cut_square
 
 if not is_installed("mediapipe"):
   pytest.skip("MediaPipe (extra `mediapipe`) is not installed", allow_module_level=True)

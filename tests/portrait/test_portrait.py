@@ -14,11 +14,12 @@ from dpr_jax.light import exposure, sh
 from dpr_jax.light import light as light_lib
 from dpr_jax.light.light import Light
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait import matte, portrait
+from dpr_jax.portrait import edits, matte, portrait
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.matte import head_weight
-from dpr_jax.portrait.portrait import Portrait, WholePhoto, cut_square, estimate_portrait_light
+from dpr_jax.portrait.portrait import Portrait, WholePhoto, estimate_portrait_light
+from dpr_jax.portrait.square import cut_square
 from tests.network.test_hourglass import SMALL_512, SMALL_RATIO, random_variables
 
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
@@ -312,7 +313,7 @@ def test_strips_do_not_show(stub, monkeypatch, rows):
   pixels = painted_photo(400, 460, *faces)
   encoded = Portrait({}, pixels, faces, 128)
   expected = encoded.relight(OBLIQUE)
-  monkeypatch.setattr(portrait, "_STRIP_ROWS", rows)
+  monkeypatch.setattr(edits, "_STRIP_ROWS", rows)
   difference = np.abs(levels(encoded.relight(OBLIQUE)) - levels(expected))
   assert difference.max() <= 1
   assert difference.mean() < 1e-3

@@ -1,0 +1,170 @@
+"""What a light changes, applied to a photo at its own resolution."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from dpr_jax.base.native_libraries import import_native
+from dpr_jax.image import color
+from dpr_jax.light.light import luminance
+from dpr_jax.portrait.compositing import multiply_light
+from dpr_jax.portrait.faces import Framing
+from dpr_jax.portrait.person import Matte
+from dpr_jax.portrait.room import stretched
+from dpr_jax.portrait.square import corners, laid
+
+cv2 = import_native("cv2")
+
+# How many stops darker and brighter a pixel may get: what is brightened more shows little but noise.
+_STOPS = (-7.0, 3.5)
+# Coverage from which on a pixel's colour is taken for the person's alone.
+_OPAQUE = 0.9
+# A photo is edited in strips, so that memory does not grow with it.
+_STRIP_ROWS = 128
+_STRIP_THREADS = min(4, os.cpu_count() or 1)
+
+
+class Edit(NamedTuple):
+  """What a light changes around one face, and on its person.
+
+  Attributes:
+    framing: of the face.
+    square: the log ratio in the square, as lines a L + b, and how much it counts: `[S, S, 2 C + 1]`.
+    matte: of the person, or None.
+    to_person: `[2, 3]`, photo pixels -> cells of `beyond`, or None.
+    beyond: the log ratio on the whole person, `[N, N, C]`, or None: it ends with the square.
+  """
+
+  framing: Framing
+  square: np.ndarray
+  matte: Matte | None = None
+  to_person: np.ndarray | None = None
+  beyond: np.ndarray | None = None
+
+  @property
+  def corners(self) -> np.ndarray:
+    """Of what it changes, in the photo, `[4, 2]`."""
+    if self.beyond is None:
+      return corners(self.framing)
+    (scale_x, _, x), (_, scale_y, y) = self.matte.matrix
+    height, width = self.matte.alpha.shape
+    left, top, right, bottom = -x / scale_x, -y / scale_y, (width - 1 - x) / scale_x, (height - 1 - y) / scale_y
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def within_stops(log_ratio: np.ndarray) -> np.ndarray:
+  """A log ratio within what a pixel may change."""
+  return np.clip(log_ratio, *(np.log(2) * np.array(_STOPS))).astype(np.float32)
+
+
+def apply_edits(
+  pixels: np.ndarray,
+  edits: Sequence[Edit],
+  strength: float,
+  room: np.ndarray | None = None,
+  backdrop: np.ndarray | None = None,
+) -> np.ndarray:
+  """Applies the faces' edits to the photo; where faces overlap, their weighted mean.
+
+  Args:
+    pixels: the photo.
+    edits: one a face.
+    strength: factor on all logarithms of ratios.
+    room: the log ratio of what is nobody's, stretched over the photo, `[n, n, C]`; None: 0.
+    backdrop: of the photo's shape and type, instead of what is nobody's.
+  """
+  out = pixels.copy()
+  reach = np.concatenate([edit.corners for edit in edits])
+  if room is not None or backdrop is not None:
+    reach = np.array([(0, 0), pixels.shape[1::-1]])
+  left, top = np.maximum(np.floor(reach.min(axis=0)).astype(int), 0)
+  right, bottom = np.minimum(np.ceil(reach.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
+  white = np.iinfo(pixels.dtype).max
+  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
+
+  def relight_strip(start: int) -> None:
+    strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
+    linear = linear_of_level[strip]
+    lightness = color.lightness_of_luminance(luminance(linear))
+    ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
+    if backdrop is not None:
+      alpha, own = _cut_out(linear, left, start, edits)
+      behind = linear_of_level[backdrop[start : start + len(strip), left:right]]
+      relit = alpha[..., None] * multiply_light(own, ratio) + (1 - alpha[..., None]) * behind
+      strip[:] = np.round(color.delinearise(relit) * white)
+      return
+    if room is not None:
+      around = strength * stretched(room, left, start, share.shape, pixels.shape)
+      ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
+    else:
+      # A pixel that shows a person in part changes by that part of its light.
+      ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
+    changed = (ratio != 0).any(axis=-1)
+    relit = multiply_light(linear[changed], ratio[changed])
+    strip[changed] = np.round(color.delinearise(relit) * white)
+
+  with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
+    for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
+      pass
+  return out
+
+
+def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:
+  """How much of each pixel of a part of the photo the persons cover, `[h, w]`, and their linear RGB, `[h, w, 3]`."""
+  alpha, colours = np.zeros(linear.shape[:2], np.float32), np.zeros_like(linear)
+  for edit in edits:
+    matte = edit.matte
+    own = laid(matte.alpha, matte.matrix, left, top, linear.shape)
+    scale = np.array(matte.foreground.shape[1::-1]) / matte.alpha.shape[1::-1]
+    matrix = scale[:, None] * matte.matrix
+    matrix[:, 2] += (scale - 1) / 2
+    colours += own[..., None] * laid(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
+    alpha += own
+  colours /= np.maximum(alpha, 1e-6)[..., None]
+  alpha = np.minimum(alpha, 1)
+  pure = np.clip((alpha - _OPAQUE) / (1 - _OPAQUE), 0, 1)[..., None]
+  return alpha, colours + pure * (linear - colours)
+
+
+def _log_ratio_in_strip(
+  lightness: np.ndarray, left: int, top: int, edits: Sequence[Edit], strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """The log ratio at the photo's own pixels.
+
+  Args:
+    lightness: L / 100 of a part of the photo, `[h, w]`.
+    left: the photo's column where the part begins.
+    top: the photo's row where the part begins.
+    edits: one a face.
+    strength: factor on the log ratio.
+
+  Returns:
+    The log ratio of what is the persons', `[h, w, C]`, and how much of each pixel's light that is, `[h, w, 1]`; 0 where
+    no face reaches.
+  """
+  height, width = lightness.shape
+  channels = edits[0].square.shape[-1] // 2
+  weighted = np.zeros((height, width, channels), np.float32)
+  total = np.zeros_like(lightness)
+  for edit in edits:
+    reach = edit.corners - (left, top)
+    if (reach.max(axis=0) < 0).any() or (reach.min(axis=0) > (width, height)).any():
+      continue
+    # OpenCV warps at most four channels at a time.
+    parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
+    matrix = edit.framing.index_matrix
+    warped = np.dstack([laid(part, matrix, left, top, lightness.shape) for part in parts])
+    lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
+    ratio = within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
+    share = weight
+    if edit.beyond is not None:
+      matte = edit.matte
+      beyond = laid(edit.beyond, edit.to_person, left, top, lightness.shape, cv2.BORDER_REPLICATE).reshape(ratio.shape)
+      ratio = beyond + weight[..., None] * (ratio - beyond)
+      share = laid(matte.share, matte.matrix, left, top, lightness.shape)
+    weighted += share[..., None] * ratio
+    total += share
+  return strength * weighted / np.maximum(total, 1e-6)[..., None], np.minimum(total, 1)[..., None]
