@@ -93,9 +93,10 @@ class Relighter:
     Raises:
       BadInput: as `faces.open_face_finder`.
     """
-    if self._finder is None:
-      self._finder = open_face_finder(self._face_finder)
-    return self._finder
+    with self._opening:
+      if self._finder is None:
+        self._finder = open_face_finder(self._face_finder)
+      return self._finder
 
   @property
   def segmenter(self) -> Segmenter | None:

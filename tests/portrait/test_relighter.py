@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.cli.relight_command import Options, relight
 from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.portrait import relighter as relighter_module
 from dpr_jax.portrait.faces import find_faces
 from dpr_jax.portrait.lights import PRESETS
 from dpr_jax.portrait.portrait import Portrait
@@ -91,6 +94,22 @@ def test_a_closed_one_opens_again(photo):
     assert relighter.finder is finder
   assert relighter.finder is not finder
   relighter.close()
+
+
+def test_threads_that_come_first_together_open_one_finder(monkeypatch):
+  opened = []
+
+  def slowly(name):
+    time.sleep(0.05)
+    opened.append(object())
+    return opened[-1]
+
+  monkeypatch.setattr(relighter_module, "open_face_finder", slowly)
+  relighter = Relighter()
+  with ThreadPoolExecutor(4) as threads:
+    found = list(threads.map(lambda _: relighter.finder, range(4)))
+  assert len(opened) == 1
+  assert found == 4 * opened
 
 
 def test_one_that_nobody_closes_ends_quietly(photo):
