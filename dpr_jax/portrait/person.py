@@ -254,14 +254,14 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   """
   surely = ~_within(likely <= _SURE, _UNSURE * side)
   never = ~_within(likely >= 1 - _SURE, _UNSURE * side)
-  unsure = ~(surely | never)
   # Means of colours are smooth, and taken from a smaller picture.
   shrink = min(1.0, _COLOUR_SIDE / max(likely.shape))
   small = tuple(max(1, round(extent * shrink)) for extent in likely.shape[::-1])
   radii = [max(1, round(radius * side * shrink)) for radius in _NEARBY]
   srgb = picture.astype(np.float32) / 255
+  colours = cv2.merge([srgb, cv2.transform(srgb * srgb, np.ones((1, 3), np.float32))])
   (own, own_variance), (other, other_variance) = (
-    _colours_nearby(srgb, pure.astype(np.float32), small, radii) for pure in (surely, never)
+    _colours_nearby(colours, pure, small, radii) for pure in (surely, never)
   )
   apart = own - other
   distance = (apart**2).sum(axis=-1)
@@ -269,22 +269,31 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   # The share of the person is (colour - other) . apart / distance: a plane over the colours.
   slope = apart / np.maximum(distance, 1e-6)[..., None]
   offset = -(other * slope).sum(axis=-1)
-  slope, offset, told = (_enlarged(part, likely.shape)[unsure] for part in (slope, offset, told))
+  # The rest is about the pixels in question alone.
+  where = np.flatnonzero(~(surely | never))
+  shape = likely.shape
+
+  def there(small: np.ndarray) -> np.ndarray:
+    return _enlarged(small, shape).reshape(likely.size, *small.shape[2:])[where]
+
+  slope, offset, told = (there(part) for part in (slope, offset, told))
+  pixels, rough = srgb.reshape(-1, 3)[where], likely.reshape(-1)[where]
   low, high = _STRETCH
-  mixed = np.clip(((srgb[unsure] * slope).sum(axis=-1) + offset - low) / (high - low), 0, 1)
-  rough = np.clip((likely[unsure] - 0.25) / 0.5, 0, 1)
+  mixed = np.clip(((pixels * slope).sum(axis=-1) + offset - low) / (high - low), 0, 1)
+  loyalty = 1 + _LOYALTY * np.clip(2 * rough - 1, 0, 1)
+  rough = np.clip((rough - 0.25) / 0.5, 0, 1)
   # Strands that the segmenter lost are believed. That what it is sure of is background is believed less, unless the
   # colours are far apart: a face's dark side before a dark wall has the wall's colour too.
-  told = np.where(mixed < rough, told ** (1 + _LOYALTY * np.clip(2 * likely[unsure] - 1, 0, 1)), told)
-  alpha = surely.astype(np.float32)
-  alpha[unsure] = rough + told * (mixed - rough)
+  told = np.where(mixed < rough, told**loyalty, told)
+  covered = rough + told * (mixed - rough)
   # Of the light of a mixed pixel.
   own = color.linearise(np.clip(own, 0, 1)).astype(np.float32)
   other = color.linearise(np.clip(other, 0, 1)).astype(np.float32)
-  bright, behind = (_enlarged(luminance(part), likely.shape)[unsure] for part in (own, other))
-  bright, behind = bright * alpha[unsure], behind * (1 - alpha[unsure])
+  bright, behind = there(luminance(own)) * covered, there(luminance(other)) * (1 - covered)
+  alpha = surely.astype(np.float32)
   share = alpha.copy()
-  share[unsure] = bright / np.maximum(bright + behind, 1e-5)
+  alpha.reshape(-1)[where] = covered
+  share.reshape(-1)[where] = bright / np.maximum(bright + behind, 1e-5)
   return alpha, share, own
 
 
@@ -293,16 +302,22 @@ def _enlarged(small: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _colours_nearby(
-  srgb: np.ndarray, weight: np.ndarray, size: tuple[int, int], radii: Sequence[int]
+  colours: np.ndarray, pure: np.ndarray, size: tuple[int, int], radii: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The mean `[h, w, 3]` and variance `[h, w]` of the weighted colours around each pixel, in the nearest window that
-  holds some.
+  """The mean `[h, w, 3]` and variance `[h, w]` of the pure pixels' colours around each pixel, in the nearest window
+  that holds some.
+
+  Args:
+    colours: sRGB in [0, 1] and the sum of its squares, `[H, W, 4]`.
+    pure: `[H, W]` bool.
+    size: w and h.
+    radii: of the windows, in pixels of the result.
   """
-  weighted = [*cv2.split(srgb * weight[..., None]), (srgb**2).sum(axis=-1) * weight, weight]
-  stack = np.dstack([cv2.resize(channel, size, interpolation=cv2.INTER_AREA) for channel in weighted])
+  weighted = (cv2.copyTo(colours, pure.view(np.uint8)), pure.astype(np.float32))
+  stack = np.dstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in weighted])
   everywhere = stack.reshape(-1, 5).sum(axis=0)
   if everywhere[4] == 0:  # a picture full of one kind: any colour may be the other
-    return cv2.resize(srgb, size, interpolation=cv2.INTER_AREA), np.ones(size[::-1], np.float32)
+    return cv2.resize(colours[..., :3], size, interpolation=cv2.INTER_AREA), np.ones(size[::-1], np.float32)
   total, found = np.zeros_like(stack), np.zeros_like(stack[..., 4])
   for radius in radii:
     near = cv2.blur(stack, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
