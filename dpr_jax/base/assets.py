@@ -8,7 +8,6 @@ import os
 import pathlib
 import queue
 import sys
-import textwrap
 import threading
 import time
 
@@ -280,10 +279,10 @@ def _fetched(asset: Asset, cache: pathlib.Path) -> pathlib.Path:
     # Does nothing where the cache has the file already. Else writes to a temporary name, checks the hash, renames.
     path = pooch.retrieve(asset.url, f"sha256:{asset.sha256}", asset.filename, cache, progressbar=sys.stderr.isatty())
   except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash is a ValueError
+    reason = type(error).__name__ if isinstance(error, OSError) else "another file came"
     raise BadInput(
-      f"{asset.filename}: cannot be fetched from {asset.url} ({type(error).__name__}: "
-      f"{textwrap.shorten(str(error), 80)}); put the file (SHA-256 {asset.sha256}) into {cache}, or into a folder "
-      "that DPR_ASSETS names"
+      f"{asset.filename}: cannot be fetched from {asset.url} ({reason}); put it into {cache}, or into a folder that "
+      "DPR_ASSETS names"
     ) from None
   return pathlib.Path(path)
 

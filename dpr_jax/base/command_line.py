@@ -10,7 +10,7 @@ from types import ModuleType
 from absl import app, flags, logging
 
 import dpr_jax
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, BadInputs, one_line
 from dpr_jax.base.native_libraries import MissingSystemLibrary
 
 EXIT_BAD_INPUT = 2
@@ -54,7 +54,11 @@ def _speak_for(module: ModuleType) -> None:
 
 def fail(message: str) -> None:
   """Prints one line and exits with 2."""
-  print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+  _end(one_line(message))
+
+
+def _end(shown: str) -> None:
+  print(f"{Path(sys.argv[0]).name}: {shown}", file=sys.stderr)
   sys.exit(EXIT_BAD_INPUT)
 
 
@@ -63,6 +67,8 @@ def _report(main: Callable[[], None]) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX informs of every backend that it does not find
   try:
     main()
+  except BadInputs as error:
+    _end(str(error))
   except (BadInput, MissingSystemLibrary) as error:
     fail(str(error))
   except ModuleNotFoundError as error:

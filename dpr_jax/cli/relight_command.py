@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, BadInputs, one_line
 from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.image import pictures
@@ -280,14 +280,14 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
   """Every photo of a folder, into another folder under the same names.
 
   Raises:
-    BadInput: after all others are done, if some could not be relit; the message lists them.
+    BadInputs: after all others are done, if some could not be relit; the message lists them.
   """
   if os.path.lexists(target) and not os.path.isdir(target):
     raise BadInput(f"{target}: not a folder; the photos of a folder go into a folder")
   # Those that keep their names come first: none of them gives way to a GIF or AVIF that becomes a PNG.
   photos, others = sort_photos(source)
   for path, reason in others.items():
-    print(f"{path}: passed over: {reason}", file=sys.stderr)
+    print(one_line(f"{path}: passed over: {reason}"), file=sys.stderr)
   photos = sorted(photos, key=lambda path: path.suffix.lower() not in WRITTEN_FORMATS)
   failures = []
   source_of: dict[str, Path] = {}
@@ -301,7 +301,7 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
       failures.append(str(error))
   done = len(photos) - len(failures)
   if failures:
-    raise BadInput(f"{done} of {len(photos)} photos relit, {len(failures)} failed:\n  " + "\n  ".join(failures))
+    raise BadInputs(f"{done} of {len(photos)} photos relit, {len(failures)} failed", failures)
   print(f"{done} photos relit into {target}")
 
 

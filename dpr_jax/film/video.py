@@ -33,7 +33,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from tqdm import tqdm
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.base.input_files import check_regular, read_json
 from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.film.moving_portrait import MovingPortrait
@@ -319,7 +319,8 @@ def relight_film(
     _join(parts.segments(), film, aside)
   parts.remove()
   if film.damaged or (film.seconds and film.read_seconds < film.seconds - _LAST_FRAME_SECONDS):
-    print(f"{source}: damaged or cut off; the {done} frames that could be read are relit", file=sys.stderr)
+    line = f"{source}: damaged or cut off; the {done} frames that could be read are relit"
+    print(one_line(line), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.base.native_libraries import import_native, native_log_silenced
 
 ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")
@@ -62,7 +62,7 @@ def read_environment(
 
 
 def _to_stderr(line: str) -> None:
-  print(line, file=sys.stderr)
+  print(one_line(line), file=sys.stderr)
 
 
 def _check_layout(path: str, width: int, height: int) -> None:

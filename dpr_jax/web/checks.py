@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.web.gate import log_error
 from dpr_jax.web.upload_folder import UploadFolder
 
@@ -67,7 +67,7 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
 
 def told(line: str) -> gr.Error:
   """An error for the person who asked, and for nobody else."""
-  return gr.Error(line, duration=10, print_exception=False)
+  return gr.Error(one_line(line), duration=10, print_exception=False)
 
 
 def takes_file(component: Any) -> bool:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.web.upload_folder import UploadFolder
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -55,7 +55,7 @@ class _Refused(Exception):
 
   def __init__(self, status: int, line: str):
     super().__init__(line)
-    self.status, self.line = status, line
+    self.status, self.line = status, one_line(line)
 
 
 class HostName(NamedTuple):

@@ -17,7 +17,7 @@ import logging as standard_logging
 import sys
 from absl import flags, logging
 from dpr_jax.base import command_line
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, BadInputs
 from dpr_jax.base.native_libraries import MissingSystemLibrary
 
 flags.DEFINE_string("image", None, "a photo")
@@ -161,3 +161,15 @@ def test_information_is_logged_only_when_asked_for(run, arguments):
 
 def test_the_exit_code_of_main_is_kept(run):
   assert run([], "raise SystemExit(5)").code == 5
+
+
+def test_a_message_is_one_line_of_300_letters_whatever_got_into_it(run):
+  ended = run([], r"raise BadInput('a\nb\x1b[31m\u202e\udce9' + 5000 * 'c' + ': is empty')")
+  assert ended.code == 2
+  [line] = ended.err.splitlines()
+  message = line.removeprefix("entry.py: ")
+  assert message.startswith(r"a\nb\x1b[31m\u202e\udce9ccc")
+  assert message.endswith("ccc: is empty")
+  assert len(message) == 300
+  ended = run([], r"raise BadInputs('2 failed', ['a\nb', 400 * 'c'])")
+  assert [len(line) for line in ended.err.splitlines()] == [len("entry.py: 2 failed:"), len(r"  a\nb"), 302]
