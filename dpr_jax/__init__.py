@@ -1,6 +1,18 @@
 """Portrait relighting after Zhou et al., "Deep Single-Image Portrait Relighting" (ICCV 2019), in JAX/Flax."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` imports is so known to a type checker or an editor
+  from dpr_jax.base.errors import BadInput as BadInput
+  from dpr_jax.light.light import Light as Light
+  from dpr_jax.network.weights import load_params as load_params
+  from dpr_jax.portrait.lights import parse_light as parse_light
+  from dpr_jax.portrait.relighter import Relighter as Relighter
+  from dpr_jax.portrait.relighting import estimate_light as estimate_light
+  from dpr_jax.portrait.relighting import relight_fn as relight_fn
+  from dpr_jax.portrait.relighting import relight_lights as relight_lights
+  from dpr_jax.portrait.relighting import relight_luminance as relight_luminance
 
 __version__ = "0.1.0"
 

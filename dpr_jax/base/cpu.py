@@ -10,7 +10,7 @@ import jax
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 # Convolutions by Eigen: YNNPACK, the default for small ones, takes up to twice as long with the shapes of the network.
-_OPTIONS = {
+_OPTIONS: dict[str, str | bool] = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
 
@@ -38,7 +38,7 @@ def available_cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
   """What to give `jax.jit` as `compiler_options`; nothing on accelerators, or where this JAX knows no such options."""
   if jax.default_backend() != "cpu":
     return {}

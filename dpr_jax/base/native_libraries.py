@@ -76,7 +76,7 @@ def _hidden(name: str) -> Iterator[None]:
   if name in sys.modules:
     yield
     return
-  sys.modules[name] = None
+  sys.modules[name] = None  # type: ignore[assignment]
   try:
     yield
   finally:

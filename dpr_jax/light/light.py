@@ -8,7 +8,7 @@ Functions give NumPy for NumPy and jnp for jnp, and can be used under `jit`, `vm
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def key_and_fill(towards: Array, fill: float, size: float) -> Light:
   band1 = fill / 2 / (2 * np.pi / 3) * np.sqrt(4 * np.pi / 3)
   soft = np.zeros((1, 9), np.float32)
   soft[0, 0], soft[0, 1] = fill / 2 / np.pi * np.sqrt(4 * np.pi), -band1
-  return Light(soft, np.float32(towards)[None], np.ones((1, 1), np.float32), np.full(1, size, np.float32))
+  return Light(soft, np.asarray(towards, np.float32)[None], np.ones((1, 1), np.float32), np.full(1, size, np.float32))
 
 
 def even_light(irradiance: float = 1.0) -> Light:
@@ -146,7 +146,7 @@ def shading(light: Light, normals: Array, visible: Array | None = None) -> Array
   channels = range(light.channels)
   total = [xp.maximum(sum(basis[..., k] * weights[c, k] for k in range(9)), 0) for c in channels]
   for n in range(light.towards.shape[0]):
-    cosine = sum(normals[..., axis] * light.towards[n, axis] for axis in range(3))
+    cosine = cast(Array, sum(normals[..., axis] * light.towards[n, axis] for axis in range(3)))
     lit = facing(cosine, light.size[n])
     lit = lit if visible is None else lit * visible[..., n]
     total = [total[c] + lit * light.irradiance[n, c] for c in channels]
@@ -170,7 +170,7 @@ def rotate(light: Light, rotation: Array) -> Light:
   return light._replace(soft=sh.rotate(light.soft, rotation), towards=light.towards @ rotation.T)
 
 
-def scale(light: Light, factor: Array | float) -> Light:
+def scale(light: Light, factor: Array | float | np.floating) -> Light:
   """The light `factor` times as bright."""
   return light._replace(soft=light.soft * factor, irradiance=light.irradiance * factor)
 
@@ -188,7 +188,7 @@ def luminance(channels: Array) -> Array:
   """Linear luminance `[...]` of `[..., C]`, gray or linear RGB."""
   if channels.shape[-1] == 1:
     return channels[..., 0]
-  return sum(float(weight) * channels[..., c] for c, weight in enumerate(LUMINANCE_WEIGHTS))
+  return cast(Array, sum(float(weight) * channels[..., c] for c, weight in enumerate(LUMINANCE_WEIGHTS)))
 
 
 def tint(light: Light, colour: Array) -> Light:
@@ -214,13 +214,13 @@ def tint_lamps(light: Light, colour: Array) -> Light:
 
 def stack(lights: "Sequence[Light | Array]") -> Light:
   """Lights as one, every part with a leading axis: with as many lamps as the most has, in colour if any is."""
-  lights = [as_light(each) for each in lights]
-  count, channels = (max(sizes) for sizes in zip(*((len(each.size), each.channels) for each in lights), strict=True))
-  lights = [with_lamps(each, count) for each in lights]
+  parts = [as_light(each) for each in lights]
+  count, channels = max(each.size.shape[0] for each in parts), max(each.channels for each in parts)
+  parts = [with_lamps(each, count) for each in parts]
   if channels == 3:
-    lights = [tint(each, np.ones(3, np.float32)) if each.channels == 1 else each for each in lights]
-  xp = _namespace(*(part for each in lights for part in each))
-  return Light(*(xp.stack(parts) for parts in zip(*lights, strict=True)))
+    parts = [tint(each, np.ones(3, np.float32)) if each.channels == 1 else each for each in parts]
+  xp = _namespace(*(part for each in parts for part in each))
+  return Light(*(xp.stack(same) for same in zip(*parts, strict=True)))
 
 
 def with_lamps(light: Light, count: int) -> Light:
@@ -230,7 +230,7 @@ def with_lamps(light: Light, count: int) -> Light:
     return light
   xp = _namespace(*light)
   lead = light.towards.shape[:-2]
-  off = np.broadcast_to(np.float32([0, -1, 0]), (*lead, missing, 3))
+  off = np.broadcast_to(np.array([0, -1, 0], np.float32), (*lead, missing, 3))
   return light._replace(
     towards=xp.concatenate([light.towards, off], axis=-2),
     irradiance=xp.concatenate([light.irradiance, xp.zeros((*lead, missing, light.channels), xp.float32)], axis=-2),

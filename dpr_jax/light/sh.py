@@ -194,7 +194,7 @@ def minimum(sh: np.ndarray) -> float:
   # lowest axis (the "hard case": the rest of d then lies along that axis).
   if excess(smallest - margin) <= 0:
     d = np.where(eigenvalues - smallest <= margin, 0, -b / 2 / np.maximum(eigenvalues - smallest, margin))
-    d[0] = np.sqrt(max(0.0, 1 - d @ d))
+    d[0] = np.sqrt(max(0.0, float(1 - d @ d)))
   else:
     m = optimize.brentq(excess, smallest - norm / 2 - 2 * margin, smallest - margin, xtol=1e-15)
     d = -b / 2 / (eigenvalues - m)
@@ -274,11 +274,11 @@ def convert(sh: Array, source: str, target: str = "dpr") -> Array:
   for name in (source, target):
     if name not in CONVENTIONS:
       raise ValueError(f"unknown SH convention {name!r}; known: {', '.join(CONVENTIONS)}")
-  source, target = CONVENTIONS[source], CONVENTIONS[target]
+  given, wanted = CONVENTIONS[source], CONVENTIONS[target]
   sh = _namespace(sh).asarray(sh)
   _check_light(sh)
-  ours = rotate(sh[..., np.argsort(source.order)], source.axes.T)
-  return rotate(ours, target.axes)[..., target.order]
+  ours = rotate(sh[..., np.argsort(given.order)], given.axes.T)
+  return rotate(ours, wanted.axes)[..., wanted.order]
 
 
 def sphere_normals(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """The networks by what their weights look like."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
@@ -8,7 +10,7 @@ from dpr_jax.network.ratio_network import RatioHourglassNet
 Network = HourglassNet | HourglassNet1024 | RatioHourglassNet
 
 
-def network_for(variables, dtype: jnp.dtype | None = None) -> Network:
+def network_for(variables: Any, dtype: jnp.dtype | None = None) -> Network:
   """The network that a variable tree (or a tree of its shapes) belongs to.
 
   Args:

@@ -51,6 +51,13 @@ class Weights:
     return pathlib.Path(dpr_jax.__file__).with_name("weights") / self.file if self.file else asset_path(self.name)
 
 
+def _pinned(name: str) -> str:
+  """The sha256 of an asset that has one."""
+  sha256 = ASSETS[name].sha256
+  assert sha256 is not None, name
+  return sha256
+
+
 _RESEARCH = "research use only"
 _DPR = "the paper's dataset: 138,135 relit images of CelebA-HQ"
 _NINE = "nine SH numbers; a lamp as the lobe around it"
@@ -77,7 +84,7 @@ WEIGHTS = {
       licence=_RESEARCH,
       trained_on=_DPR,
       file=None,
-      sha256=ASSETS["official-512"].sha256,
+      sha256=_pinned("official-512"),
       scores={"si_mse": 20.3, "ssim": 0.648},
     ),
     Weights(
@@ -88,7 +95,7 @@ WEIGHTS = {
       licence=_RESEARCH,
       trained_on=_DPR,
       file=None,
-      sha256=ASSETS["official-1024"].sha256,
+      sha256=_pinned("official-1024"),
       scores=None,
     ),
   )

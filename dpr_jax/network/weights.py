@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ EMA = "ema"
 _LONGEST_REASON = 200
 
 
-def load_params(source: str | os.PathLike):
+def load_params(source: str | os.PathLike) -> dict[str, Any]:
   """Weights of a relighting network.
 
   Args:
@@ -85,7 +86,7 @@ def _file(name: str) -> Path:
   return Path(name)
 
 
-def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> None:
+def save_params(path: str | os.PathLike, params: dict[str, Any], *, overwrite: bool = False) -> None:
   """Writes weights as one file that `load_params` reads: names and numbers in half precision, no pickle.
 
   Args:
@@ -110,7 +111,7 @@ def save_params(path: str | os.PathLike, params, *, overwrite: bool = False) -> 
     if path.suffix == _SAFETENSORS:
       file.write(safetensors.numpy.save(arrays))
     else:
-      np.savez_compressed(file, **arrays)
+      np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_archive(path: Path):
@@ -158,7 +159,7 @@ def read_safetensors(path: Path):
   return _nested(path, {tuple(name.split("/")): array for name, array in arrays.items()})
 
 
-def _nested(path: Path, arrays: dict[tuple[str, ...], object]):
+def _nested(path: Path, arrays: dict[tuple[str, ...], Any]):
   """The arrays of a file as nested dictionaries, float32."""
   # What does not begin as an array NumPy gives back as bytes.
   if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays.values()):

@@ -169,7 +169,9 @@ def choose_face_finder(name: str | None = None) -> str:
       finder.close()
   elif name not in (None, *FACE_FINDERS):
     raise _unknown(name)
-  return name or _default
+  chosen = name or _default
+  assert chosen is not None  # `_decide` saw to it
+  return chosen
 
 
 def _decide() -> FaceFinder | None:

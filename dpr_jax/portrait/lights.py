@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,9 @@ PRESETS: dict[str, Direction | None] = {
 }
 
 
-def parse_light(text: str, params=None, face_finder: str | None = None, *, env_rotate: float = 0.0) -> Light:
+def parse_light(
+  text: str, params: dict[str, Any] | None = None, face_finder: str | None = None, *, env_rotate: float = 0.0
+) -> Light:
   """A target light from what a user writes.
 
   Args:
@@ -140,7 +142,7 @@ def parse_colour(text: str) -> np.ndarray:
   if not any(levels):
     raise BadInput(f"color {text!r}: a black lamp gives no light")
   linear = color.linearise(np.array(levels) / 255)
-  return np.float32(linear / (light_module.LUMINANCE_WEIGHTS @ linear))
+  return np.asarray(linear / (light_module.LUMINANCE_WEIGHTS @ linear), np.float32)
 
 
 def _parse_direction(text: str) -> Direction:
@@ -206,12 +208,12 @@ def radiance_light(panorama: np.ndarray, path: str | os.PathLike) -> Light:
   if light.channels == 3:
     mean = light_module.harmonics(light)[:, 0]
     tint = np.maximum(mean / light_module.luminance(mean), _LEAST_TINT)
-    light = light_module.tint(light, np.float32(tint**-_WHITE_BALANCE))
+    light = light_module.tint(light, np.asarray(tint**-_WHITE_BALANCE, np.float32))
   first = light_module.harmonics(light_module.gray(light))[0, 0]
   return light_module.scale(light, np.float32(_ENVIRONMENT_DC / first))
 
 
-def _from_portrait(path: str, params, face_finder: str | None) -> Light:
+def _from_portrait(path: str, params: dict[str, Any] | None, face_finder: str | None) -> Light:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
   from dpr_jax.portrait import portrait  # with Flax: half a second that other kinds of light do without

@@ -9,6 +9,7 @@ and away from the head nothing changes.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dpr_jax.base.native_libraries import import_native
@@ -103,7 +104,7 @@ class Portrait:
     *,
     segmenter: Segmenter | None = None,
     others: Sequence[Face] = (),
-    dtype=None,
+    dtype: jnp.dtype | None = None,
   ):
     """Encodes the faces.
 
@@ -132,7 +133,9 @@ class Portrait:
     )
 
   @classmethod
-  def of_framed(cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype=None) -> "Portrait":
+  def of_framed(
+    cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype: jnp.dtype | None = None
+  ) -> "Portrait":
     """A portrait whose faces have been encoded already, by `encode_square`; arguments as of the constructor."""
     portrait = cls.__new__(cls)
     portrait.pixels, portrait.faces = pixels, tuple(faces)
@@ -294,7 +297,7 @@ class WholePhoto:
     source_light: its light as estimated, gray.
   """
 
-  def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype=None):
+  def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype: jnp.dtype | None = None):
     """Encodes the photo.
 
     Args:
@@ -385,7 +388,13 @@ def _landmarks_in_square(face: Face, framing: Framing) -> np.ndarray:
 
 
 def encode_square(
-  params: Params, square: np.ndarray, framing: Framing, weight: np.ndarray, skin: np.ndarray, *, dtype=None
+  params: Params,
+  square: np.ndarray,
+  framing: Framing,
+  weight: np.ndarray,
+  skin: np.ndarray,
+  *,
+  dtype: jnp.dtype | None = None,
 ) -> FramedFace:
   """A framed face as the network sees it.
 
@@ -408,7 +417,7 @@ def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size
 
 
 def _see(
-  params: Params, square: np.ndarray, framing: Framing, dtype
+  params: Params, square: np.ndarray, framing: Framing, dtype: jnp.dtype | None
 ) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
   lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100

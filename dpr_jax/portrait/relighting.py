@@ -19,11 +19,12 @@ from dpr_jax.image import color
 from dpr_jax.light import light
 from dpr_jax.light.light import Light
 from dpr_jax.network.encoding import Encoding
-from dpr_jax.network.networks import network_for
+from dpr_jax.network.networks import Network, network_for
 from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet
 from dpr_jax.portrait.compositing import multiply_light
 
 Params = Any  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
+Array = jax.Array | np.ndarray
 
 _RANGE_TOLERANCE = 1e-3
 # Linear luminance added to both sides of a published network's ratio: black may become lighter, and noise in it is not
@@ -33,7 +34,7 @@ _RATIO_OFFSET = 0.002
 _LEAST_CHANNEL = 0.01
 
 
-def _check_image(image: jax.Array, name: str, ranks: tuple[int, ...], channels: int) -> jax.Array:
+def _check_image(image: Array, name: str, ranks: tuple[int, ...], channels: int) -> jax.Array:
   """Float32 (or better) image in [0, 1], or ValueError."""
   if np.ndim(image) not in ranks or np.shape(image)[-1] != channels:
     forms = " or ".join("[H, W, 3]" if rank == 3 else f"[B, H, W, {channels}]" for rank in ranks)
@@ -51,13 +52,18 @@ def _check_image(image: jax.Array, name: str, ranks: tuple[int, ...], channels: 
   return jnp.asarray(image, jnp.promote_types(jnp.result_type(image), jnp.float32))
 
 
-def _check_lights(lights: jax.Array, name: str, ranks: tuple[int, ...], size: int) -> jax.Array:
+def _check_lights(lights: Any, name: str, ranks: tuple[int, ...], size: int) -> jax.Array:
   if np.ndim(lights) not in ranks or np.shape(lights)[-1] != size:
     forms = " or ".join(("", f"[{size}]", f"[B, {size}]")[rank] for rank in ranks)
     raise ValueError(f"{name} must be {forms}, not {list(np.shape(lights))}")
   if not isinstance(lights, jax.core.Tracer) and not bool(jnp.isfinite(jnp.asarray(lights)).all()):
     raise ValueError(f"{name} has values that are not finite")
   return jnp.asarray(lights, jnp.promote_types(jnp.result_type(lights), jnp.float32))
+
+
+def _apply(network: Network, *arguments, **options) -> Any:
+  """As `network.apply` without mutable collections, whose declared result is what it would be with them."""
+  return network.apply(*arguments, **options)
 
 
 def _pad_to_multiple(luminance: jax.Array, multiple: int) -> jax.Array:
@@ -78,7 +84,7 @@ def encode_luminance(
     dtype: compute type of the convolutions.
   """
   network = network_for(params, dtype)
-  return network.apply(params, _pad_to_multiple(luminance, network.size_multiple), method="encode")
+  return _apply(network, params, _pad_to_multiple(luminance, network.size_multiple), method="encode")
 
 
 @functools.partial(jax.jit, static_argnames=("size", "dtype", "exposure_stops"))
@@ -108,9 +114,8 @@ def decode_luminance(
   """
   network = network_for(params, dtype)
   options = {"exposure_stops": exposure_stops} if isinstance(network, RatioHourglassNet) else {}
-  if isinstance(sh, Light) and not options:
-    sh = light.told(sh)[:, 0]
-  return network.apply(params, encoding, sh, method="decode", **options)[:, : size[0], : size[1]]
+  told = light.told(sh)[:, 0] if isinstance(sh, Light) and not options else sh
+  return _apply(network, params, encoding, told, method="decode", **options)[:, : size[0], : size[1]]
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -136,23 +141,23 @@ def log_ratio(
   """
   network, size = network_for(params, dtype), luminance.shape[1:3]
   if isinstance(network, RatioHourglassNet):
-    return network.apply(params, encoding, target, method="log_ratio")[:, : size[0], : size[1]]
+    return _apply(network, params, encoding, target, method="log_ratio")[:, : size[0], : size[1]]
   # Each channel is told at the brightness that the network knows; the colour is multiplied in linear light.
   numbers = light.told(target)
   colour = numbers[..., 0] / light.luminance(numbers[..., 0])[:, None]
   colour = jnp.maximum(colour, _LEAST_CHANNEL)
-  relit = [
-    network.apply(params, encoding, numbers[:, channel] / colour[:, channel, None], method="decode")
+  channels = [
+    _apply(network, params, encoding, numbers[:, channel] / colour[:, channel, None], method="decode")
     for channel in range(target.channels)
   ]
-  relit = jnp.concatenate(relit, axis=-1)[:, : size[0], : size[1]]
+  relit = jnp.concatenate(channels, axis=-1)[:, : size[0], : size[1]]
   before, after = (color.luminance_of_lightness(x) + _RATIO_OFFSET for x in (luminance, relit))
   return jnp.log(after) - jnp.log(before) + jnp.log(colour)[:, None, None]
 
 
 def relight_luminance(
-  params: Params, luminance: jax.Array, sh: jax.Array, *, dtype: jnp.dtype | None = None
-) -> tuple[jax.Array, jax.Array | Light]:
+  params: Params, luminance: Array, sh: Array, *, dtype: jnp.dtype | None = None
+) -> tuple[jax.Array, Array | Light]:
   """The network itself, whichever `params` are of.
 
   Args:
@@ -175,7 +180,7 @@ def relight_luminance(
   return decode_luminance(params, encoding, sh, size=luminance.shape[1:3], dtype=dtype), encoding.light
 
 
-def _replace_luminance(lab: jax.Array, luminance: jax.Array) -> jax.Array:
+def _replace_luminance(lab: Array, luminance: Array) -> Array:
   return color.lab_to_srgb(jnp.concatenate([100 * luminance, lab[..., 1:]], axis=-1))
 
 
@@ -197,7 +202,7 @@ def _relight(
     if not isinstance(network, RatioHourglassNet):
       return _replace_luminance(lab, decode_luminance(params, encoding, target, size=size, dtype=dtype))
     target = target if isinstance(target, Light) else jax.vmap(light.soft_light)(target)
-    ratio = network.apply(params, encoding, target, exposure_stops, method="log_ratio")[:, : size[0], : size[1]]
+    ratio = _apply(network, params, encoding, target, exposure_stops, method="log_ratio")[:, : size[0], : size[1]]
     return jnp.clip(color.delinearise(multiply_light(color.linearise(images), ratio)), 0, 1)
 
   # One light after another: memory stays that of a single decode.
@@ -206,8 +211,8 @@ def _relight(
 
 def relight_fn(
   params: Params,
-  img: jax.Array,
-  sh: jax.Array | Light,
+  img: Array,
+  sh: Array | Light,
   *,
   dtype: jnp.dtype | None = None,
   exposure_stops: float | None = 0.0,
@@ -254,8 +259,8 @@ def relight_fn(
 
 def relight_lights(
   params: Params,
-  img: jax.Array,
-  shs: jax.Array | Sequence[Light],
+  img: Array,
+  shs: Array | Sequence[Array | Light],
   *,
   dtype: jnp.dtype | None = None,
   exposure_stops: float | None = 0.0,
@@ -277,14 +282,14 @@ def relight_lights(
   """
   img = _check_image(img, "img", (3,), 3)
   if isinstance(shs, Sequence) and any(isinstance(each, Light) for each in shs):
-    shs = light.stack(shs)
+    stacked: Array | Light = light.stack(shs)
   else:
-    shs = _check_lights(shs, "shs", (2,), network_for(params).light_size)
-  lights = jax.tree.map(lambda part: part[:, None], shs)
+    stacked = _check_lights(shs, "shs", (2,), network_for(params).light_size)
+  lights = jax.tree.map(lambda part: part[:, None], stacked)
   return _relight(params, img[None], lights, dtype=dtype, exposure_stops=exposure_stops)[:, 0]
 
 
-def estimate_light(params: Params, img: jax.Array, *, dtype: jnp.dtype | None = None) -> jax.Array | Light:
+def estimate_light(params: Params, img: Array, *, dtype: jnp.dtype | None = None) -> Array | Light:
   """The light that the network sees in a portrait.
 
   Our network tells it as bright as the photo: with `exposure_stops=None`, another photo of the same person gets as

@@ -150,7 +150,7 @@ def identity(sources: np.ndarray, lights: np.ndarray) -> tuple[np.ndarray, None]
   return np.broadcast_to(sources, (len(lights), *sources.shape)), None
 
 
-def network_relight(variables, skip_mask: Sequence[bool] = ALL_SKIPS) -> Relight:
+def network_relight(variables: Any, skip_mask: Sequence[bool] = ALL_SKIPS) -> Relight:
   """A network as a `Relight`; batches are cut over the devices of this process.
 
   Args:
@@ -246,7 +246,7 @@ class Evaluator:
       faces = _in_order(pool, self._face, range(self.num_faces), ahead=2 * workers)
       yield from (face for face in faces if face is not None)
 
-  def run(self, variables, skip_mask: Sequence[bool] = ALL_SKIPS) -> dict[str, float]:
+  def run(self, variables: Any, skip_mask: Sequence[bool] = ALL_SKIPS) -> dict[str, float]:
     """Means over all pairs, for a network and for the baseline.
 
     Args:
