@@ -11,6 +11,7 @@ APP = [*FILM, "gradio>=6.31"]
 DATA = ["google-crc32c>=1.5", "libigl>=2.6.3", "numba>=0.61", "protobuf>=5", "tensorflow-datasets>=4.9.8"]
 # Training makes procedural faces where it is given no dataset.
 TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tensorboardX>=2.6.4"]
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 HUB = ["huggingface-hub>=1.0"]
 MEDIAPIPE = ["mediapipe>=1.0"]
 BEAM = [*DATA, "apache-beam>=2.70"]
@@ -74,14 +75,17 @@ setup(
     "data": DATA,
     "train": TRAIN,
     "hub": HUB,
+    "docs": DOCS,
     "mediapipe": MEDIAPIPE,
     "beam": BEAM,
     "all": ALL,
     "test": [
       *ALL,
       *BEAM,
+      *DOCS,
       "build",
       "imagecodecs",
+      "mypy",
       "playwright>=1.60",
       "pyshtools",
       "pytest>=8",
