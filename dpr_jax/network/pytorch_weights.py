@@ -69,7 +69,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
     try:
       return self._allowed[module, name]
     except KeyError:
-      unwanted = repr(textwrap.shorten(f"{module}.{name}", 150))
+      unwanted = textwrap.shorten(repr(f"{module}.{name}"[:150]), 150)
       raise BadInput(f"{self._source}: refuses to load global {unwanted}, which weights do not need") from None
 
   def persistent_load(self, pid):
