@@ -14,6 +14,7 @@ TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tens
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 HUB = ["huggingface-hub>=1.0"]
 MEDIAPIPE = ["mediapipe>=1.0"]
+RAW = ["rawpy>=0.23"]
 BEAM = [*DATA, "apache-beam>=2.70"]
 ALL = sorted({*APP, *HUB, *TRAIN, *MEDIAPIPE})
 
@@ -77,6 +78,7 @@ setup(
     "hub": HUB,
     "docs": DOCS,
     "mediapipe": MEDIAPIPE,
+    "raw": RAW,
     "beam": BEAM,
     "all": ALL,
     "test": [

@@ -115,7 +115,32 @@ def _photos() -> list[bytes]:
       written.append(buffer.getvalue())
   buffer = io.BytesIO()
   Image.fromarray(pixels).convert("P").save(buffer, "PNG", transparency=3)
-  return [*written, buffer.getvalue()]
+  return [*written, buffer.getvalue(), *_heics(pixels), *_maps()[-2:], _dng()]
+
+
+def _heics(pixels: np.ndarray) -> list[bytes]:
+  import pillow_heif
+  from PIL import Image
+
+  buffer = io.BytesIO()
+  pillow_heif.from_pillow(Image.fromarray(pixels)).save(buffer, color_primaries=12, transfer_characteristic=13)
+  return [buffer.getvalue()]
+
+
+def _dng() -> bytes:
+  """A TIFF that LibRaw takes for a DNG; its matrix and its pixels lie behind the directory."""
+  side, matrix = 64, struct.pack("<18i", *(number for k in range(9) for number in (int(k % 4 == 0), 1)))
+  mosaic = np.random.default_rng(20).integers(0, 65536, (side, side), dtype=np.uint16).astype("<u2").tobytes()
+  longs = {254: 0, 256: side, 257: side, 273: 0, 278: side, 279: len(mosaic), 50717: 65535}
+  shorts = {258: 16, 259: 1, 262: 32803, 277: 1}
+  entries = {tag: (4, 1, struct.pack("<I", value)) for tag, value in longs.items()}
+  entries |= {tag: (3, 1, struct.pack("<H", value)) for tag, value in shorts.items()}
+  entries |= {271: (2, 2, b"A"), 272: (2, 2, b"B"), 33421: (3, 2, b"\2\0\2"), 33422: (1, 4, b"\0\1\1\2")}
+  entries |= {50706: (1, 4, b"\1\4"), 50708: (2, 2, b"B"), 50721: (10, 9, b"")}
+  behind = 8 + 2 + 12 * len(entries) + 4
+  entries[50721], entries[273] = (10, 9, struct.pack("<I", behind)), (4, 1, struct.pack("<I", behind + len(matrix)))
+  rows = (struct.pack("<HHI", tag, *entries[tag][:2]) + entries[tag][2].ljust(4, b"\0") for tag in sorted(entries))
+  return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(rows) + bytes(4) + matrix + mosaic
 
 
 def _with_right_sums(content: bytes) -> bytes:

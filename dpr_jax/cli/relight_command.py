@@ -18,7 +18,7 @@ from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.image import pictures
 from dpr_jax.image.color import COLOUR_TEMPERATURES, lamp_colour
-from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits, write_photo
 from dpr_jax.image.photo_formats import WRITTEN_FORMATS, sort_photos
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
@@ -272,7 +272,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _with_pixels(photo: Photo, pixels: np.ndarray) -> Photo:
   """`photo` with other pixels, possibly of fewer bits."""
-  alpha = photo.alpha if photo.alpha is None or photo.alpha.dtype == pixels.dtype else to_8_bits(photo.alpha)
+  alpha = None if photo.alpha is None else as_type(photo.alpha, pixels.dtype, linear=True)
   return dataclasses.replace(photo, pixels=pixels, alpha=alpha)
 
 

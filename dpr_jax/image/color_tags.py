@@ -5,7 +5,7 @@ Sources: PNG 3rd edition (gAMA, cHRM, sRGB, cICP and which of them counts), ISO/
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -158,6 +158,13 @@ def _xyz(places: np.ndarray) -> np.ndarray:
   """Chromaticities `[..., 2]` as XYZ of Y = 1, `[..., 3]`."""
   x, y = np.moveaxis(np.asarray(places, np.float64), -1, 0)
   return np.stack([x / y, np.ones_like(x), (1 - x - y) / y], axis=-1)
+
+
+def rgb_profile_of(places: Sequence[float]) -> bytes | None:
+  """`rgb_profile` of x and y of red, green, blue and white, one after another; None where they are sRGB's, or none."""
+  given = np.reshape(np.float64(places), (4, 2))
+  is_srgb = np.abs(given - [*_SRGB, _D65]).max() <= _SAME_PLACE
+  return None if is_srgb or not _is_gamut(given) else rgb_profile(given)
 
 
 def rgb_profile(primaries: np.ndarray) -> bytes:

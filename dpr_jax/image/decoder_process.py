@@ -26,7 +26,7 @@ _PROCESSES = 3  # at a time
 _WALL_FACTOR = 8  # seconds by the clock for each of a processor, which is shared
 _LONGEST_HEAD = 2**16
 _DTYPES = ("uint8", "uint16", "float32")
-_BYTES = ("icc_profile", "exif", "xmp")  # fields of a photo
+_BYTES, _TUPLES = ("icc_profile", "exif", "xmp"), ("dpi", "chromaticities")  # fields of a photo
 
 
 class Decoders:
@@ -60,8 +60,8 @@ class Decoders:
 
     values = self._ask("photo", path, max_pixels)
     values |= {name: values[name].tobytes() for name in _BYTES if values[name] is not None}
-    dpi = values.pop("dpi")
-    return Photo(**values, dpi=None if dpi is None else tuple(dpi))
+    values |= {name: tuple(values[name]) for name in _TUPLES if values[name] is not None}
+    return Photo(**values)
 
   def read_environment(self, path: str | os.PathLike, max_pixels: int) -> np.ndarray:
     """As `environment_files.read_environment`, but that what has been mended is not said.

@@ -22,16 +22,18 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from dpr_jax.base.errors import BadInput
+from dpr_jax.base.exr_files import ExrPicture, read_exr, write_exr
 from dpr_jax.base.native_libraries import import_native, native_log_silenced
 from dpr_jax.base.output_files import atomic_output
-from dpr_jax.image import color_tags
-from dpr_jax.image.photo_formats import HEAD_BYTES, KNOWN, WRITTEN_FORMATS, format_of
-from dpr_jax.image.tiff_pixels import TiffPixels
+from dpr_jax.image import color, color_tags, raw_photos
+from dpr_jax.image.photo_formats import EXR, HEAD_BYTES, KNOWN, RAW, WRITTEN_FORMATS, format_of
+from dpr_jax.image.tiff_pixels import TiffPixels, is_raw
 
 cv2 = import_native("cv2")
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, without which photos are read
 
-_FORMATS_WITH_ALPHA = {"PNG", "WEBP", "TIFF"}
+PIXEL_TYPES = (np.uint8, np.uint16, np.float32)
+_FORMATS_WITH_ALPHA = {"PNG", "WEBP", "TIFF", EXR}
 _FORMATS_WITH_16_BITS = {"PNG", "TIFF"}
 
 # What EXIF tells of the picture; its other tags describe how the file it came from stored the pixels.
@@ -69,14 +71,17 @@ class Photo:
   """A photo in memory; `dataclasses.replace(photo, pixels=...)` is the same photo with other pixels.
 
   Attributes:
-    pixels: [H, W, 3] uint8 or uint16 RGB, upright, in the colour space of `icc_profile` (sRGB where None). May be
-      read-only.
-    alpha: [H, W] of the same dtype, 0 transparent, or None. The pixels are not multiplied by it.
+    pixels: [H, W, 3] uint8 or uint16 RGB, upright, in the colour space of `icc_profile` (sRGB where None); or float32,
+      linear light of sRGB's primaries or those of `chromaticities`, 1 is white and whatever is brighter has more. May
+      be read-only.
+    alpha: [H, W] of the same dtype, 0 transparent, white or 1 opaque, or None. The pixels are not multiplied by it.
     gray: whether the photo has one channel, written back as one; the three of `pixels` are then equal.
     icc_profile: an ICC profile, or None.
     exif: an EXIF block with its "Exif" prefix and without orientation or thumbnail, or None.
     xmp: an XMP packet that fits the pixels as they are, or None.
     dpi: pixels an inch, across and down, or None.
+    chromaticities: of float32 pixels: x and y of red, green, blue and white, or None.
+    half: of float32 pixels: whether EXR stores them in 16 bits.
   """
 
   pixels: np.ndarray
@@ -86,10 +91,14 @@ class Photo:
   exif: bytes | None = None
   xmp: bytes | None = None
   dpi: tuple[float, float] | None = None
+  chromaticities: tuple[float, ...] | None = None
+  half: bool = False
 
   def __post_init__(self):
-    if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype not in (np.uint8, np.uint16):
-      raise ValueError(f"pixels must be [H, W, 3] uint8 or uint16, not {self.pixels.shape} {self.pixels.dtype}")
+    if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype not in PIXEL_TYPES:
+      raise ValueError(
+        f"pixels must be [H, W, 3] uint8, uint16 or float32, not {self.pixels.shape} {self.pixels.dtype}"
+      )
     if self.alpha is not None and (self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != self.pixels.dtype):
       raise ValueError(
         f"alpha {self.alpha.shape} {self.alpha.dtype} does not fit pixels {self.pixels.shape} {self.pixels.dtype}"
@@ -97,14 +106,38 @@ class Photo:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-  """Pixels or alpha, uint8 or uint16, as uint8; rounded, so that white stays white."""
-  return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+  """Pixels of any type as uint8 with sRGB's curve; rounded, so that white stays white, and cut off there."""
+  return as_type(pixels, np.dtype(np.uint8))
+
+
+def as_type(pixels: np.ndarray, dtype: np.dtype, *, linear: bool = False) -> np.ndarray:
+  """Pixels of any of `PIXEL_TYPES` as another: integers have sRGB's curve, floating point is linear light.
+
+  Args:
+    pixels: of any shape.
+    dtype: what they shall be.
+    linear: whether the integers are linear, too: of alpha.
+  """
+  if pixels.dtype == dtype:
+    return pixels
+  if dtype.kind == "f":
+    levels = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return (levels if linear else color.linearise(levels))[pixels]
+  most = np.iinfo(dtype).max
+  if pixels.dtype.kind == "f":
+    shown = np.clip(np.nan_to_num(pixels, nan=0, posinf=1), 0, 1)
+    return np.rint(most * (shown if linear else color.delinearise(shown))).astype(dtype)
+  return (
+    pixels.astype(np.uint16) * 257 if dtype == np.uint16 else ((pixels.astype(np.uint32) + 128) // 257).astype(dtype)
+  )
 
 
 def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
-  """Reads a JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC file (known by its content), the first picture of several.
+  """Reads a JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC, EXR or RAW file (known by its content), the first picture of
+  several.
 
-  16 bits a channel are kept for PNG and TIFF, whatever their layout. CMYK is converted to sRGB through its profile, or
+  16 bits a channel are kept for PNG and TIFF, whatever their layout; EXR is linear light in floating point, and a
+  camera's RAW photo is developed to 16 bits (extra `raw`). CMYK is converted to sRGB through its profile, or
   by Pillow's rule of thumb without one. A PNG, HEIC or AVIF without a profile that says what its colours are (gAMA,
   cHRM, cICP, colr) is converted to the curve of sRGB, and given a profile where its primaries are others. Thread safe.
 
@@ -124,7 +157,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
     if not stat.S_ISREG(path.stat().st_mode):
       raise BadInput(f"{path}: is not a file")
     with path.open("rb") as file, _libtiff_silenced(file):
-      opened = _open(path, file)
+      opened = _open(path, file, max_pixels)
       width, height = opened.size
       if width * height > max_pixels:
         raise BadInput(f"{path}: {width} x {height} pixels are more than the {max_pixels} allowed")
@@ -142,9 +175,10 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, overwrite: bool = Fals
 
   The file is complete or absent (see `atomic_output`); missing folders are created. What the format cannot hold is
   left out: alpha in JPEG and BMP (the pixels stay as they are), profile, EXIF and XMP in BMP, density in BMP and WebP,
-  an EXIF block or XMP packet too long for JPEG. 16 bits are kept in PNG and TIFF and rounded to 8 elsewhere. A gray
-  photo has one channel, except in WebP, which knows only colour, and with 16-bit alpha, which readers expect beside
-  colour.
+  an EXIF block or XMP packet too long for JPEG, all but chromaticities in EXR. 16 bits are kept in PNG and TIFF and
+  rounded to 8 elsewhere; EXR holds linear light in 16 or 32 bits, of which other formats show what is not brighter than
+  white. A gray photo has one channel, except in WebP, which knows only colour, and with 16-bit alpha, which readers
+  expect beside colour.
 
   Args:
     path: where to write.
@@ -162,15 +196,18 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, overwrite: bool = Fals
   except KeyError:
     raise BadInput(f"{path}: the suffix must be one of {', '.join(WRITTEN_FORMATS)}") from None
   with atomic_output(path, overwrite) as temporary:
-    channels = _channels_to_write(photo, image_format)
     try:
+      if image_format == EXR:
+        _write_exr(temporary, photo)
+        return
+      channels = _channels_to_write(photo, image_format)
       if image_format == "TIFF":
         data = _encode_tiff(channels, photo)
       elif channels.dtype == np.uint16:
         data = _encode_16_bit_png(channels, photo)
       else:
         data = _encode_with_pillow(channels, photo, image_format, quality)
-    except (ValueError, OSError, OverflowError, cv2.error) as error:
+    except (ValueError, OSError, OverflowError, RuntimeError, cv2.error) as error:
       raise BadInput(f"{path}: cannot be written as {image_format} ({_one_line(error)})") from error
     temporary.write_bytes(data)
 
@@ -194,7 +231,7 @@ class _Opened:
   read: Callable[[], Photo]
 
 
-def _open(path: Path, file: BinaryIO) -> _Opened:
+def _open(path: Path, file: BinaryIO, max_pixels: int) -> _Opened:
   """Reads the header; the pixels stay in the file."""
   head = file.read(HEAD_BYTES)
   file.seek(0)
@@ -203,12 +240,49 @@ def _open(path: Path, file: BinaryIO) -> _Opened:
   photo_format = format_of(head)
   if photo_format is None:
     raise BadInput(f"{path}: not a photo (known are {KNOWN})")
-  if photo_format.name == "TIFF" and TiffPixels.fits(content := file.read()):
-    pixels = TiffPixels(content)
-    return _Opened(pixels.size, lambda: _decode_tiff(pixels))
+  if photo_format.name == EXR:
+    return _Opened((0, 0), lambda: _read_exr(path, max_pixels))  # which looks at more sizes than this one
+  if photo_format.name == RAW:
+    return _open_raw(path, file)
+  if photo_format.name == "TIFF":
+    content = file.read()
+    if is_raw(content):
+      return _open_raw(path, file)
+    if TiffPixels.fits(content):
+      pixels = TiffPixels(content)
+      return _Opened(pixels.size, lambda: _decode_tiff(pixels))
   file.seek(0)
   image = photo_format.open(file)
   return _Opened(image.size, lambda: _decode(image, file))
+
+
+def _read_exr(path: Path, max_pixels: int) -> Photo:
+  """Linear light. Alpha, by which colours in EXR are multiplied, is taken out of them where it is more than 0."""
+
+  def check_size(width: int, height: int) -> None:
+    if width * height > max_pixels:
+      raise BadInput(f"{path}: {width} x {height} pixels are more than the {max_pixels} allowed")
+
+  colours, alpha, places, half = read_exr(os.fspath(path), check_size, max_pixels, "a photo")
+  gray = colours.ndim == 2
+  pixels = np.repeat(colours[..., None], 3, axis=2) if gray else colours
+  if alpha is not None:
+    pixels = np.divide(pixels, alpha[..., None], out=pixels.copy(), where=alpha[..., None] > 0)
+  profile = None if places is None or gray else color_tags.rgb_profile_of(places)
+  return Photo(np.ascontiguousarray(pixels), alpha, gray, profile, chromaticities=places, half=half)
+
+
+def _open_raw(path: Path, file: BinaryIO) -> _Opened:
+  opened = raw_photos.open_raw(path)
+
+  def read() -> Photo:
+    pixels, exif = opened.develop(), Image.Exif()
+    file.seek(0)
+    with contextlib.suppress(Exception):  # of RAW that is no TIFF
+      exif.load(_EXIF_PREFIX + file.read())
+    return Photo(pixels, exif=_exif(exif, pixels.shape[1::-1]))
+
+  return _Opened(opened.size, read)
 
 
 def _decode_tiff(tiff: TiffPixels) -> Photo:
@@ -325,13 +399,13 @@ def _load(image: ImageFile) -> None:
   image.load()
 
 
-def _exif(image: Image.Image, size: tuple[int, int]) -> bytes | None:
+def _exif(source: Image.Image | Image.Exif, size: tuple[int, int]) -> bytes | None:
   """What to keep of EXIF, for upright pixels of a size.
 
   EXIF in the wild is often damaged, which is no reason to refuse the photo.
   """
   with contextlib.suppress(Exception):
-    exif = image.getexif()
+    exif = source if isinstance(source, Image.Exif) else source.getexif()
     for tag in set(exif) - _KEPT_EXIF:
       del exif[tag]
     shot = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
@@ -418,12 +492,29 @@ def _upright(channels: np.ndarray, orientation: int) -> np.ndarray:
 def _channels_to_write(photo: Photo, image_format: str) -> np.ndarray:
   """Returns [H, W, 1 to 4] gray or RGB, with alpha behind, as the format can hold it."""
   alpha = photo.alpha if image_format in _FORMATS_WITH_ALPHA else None
-  deep = photo.pixels.dtype == np.uint16 and image_format in _FORMATS_WITH_16_BITS
+  deep = photo.pixels.dtype != np.uint8 and image_format in _FORMATS_WITH_16_BITS
+  dtype = np.dtype(np.uint16 if deep else np.uint8)
   gray = photo.gray and not (deep and alpha is not None)
-  channels = photo.pixels[..., :1] if gray else photo.pixels
+  channels = as_type(photo.pixels[..., :1] if gray else photo.pixels, dtype)
   if alpha is not None:
-    channels = np.dstack([channels, alpha])
-  return np.ascontiguousarray(channels if deep else to_8_bits(channels))
+    channels = np.dstack([channels, as_type(alpha, dtype, linear=True)])
+  return np.ascontiguousarray(channels)
+
+
+def _write_exr(path: Path, photo: Photo) -> None:
+  """Linear light of the photo's own primaries where they are known, else of sRGB's."""
+  pixels, kind = photo.pixels, np.dtype(np.float32)
+  if pixels.dtype != kind and photo.icc_profile is not None and not photo.gray:
+    if pixels.dtype != np.uint8:
+      raise ValueError("its colours are those of an ICC profile; convert it to sRGB first")
+    profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(photo.icc_profile)), ImageCms.createProfile("sRGB")
+    pixels = np.asarray(ImageCms.profileToProfile(Image.fromarray(np.ascontiguousarray(pixels)), profile, srgb))
+  colours = as_type(pixels, kind)
+  alpha = None if photo.alpha is None else as_type(photo.alpha, kind, linear=True)
+  if alpha is not None:
+    colours = np.where(alpha[..., None] > 0, colours * alpha[..., None], colours)
+  half = photo.half if photo.pixels.dtype == kind else photo.pixels.dtype == np.uint8
+  write_exr(path, ExrPicture(colours[..., 0] if photo.gray else colours, alpha, photo.chromaticities, half))
 
 
 def _encode_with_pillow(channels: np.ndarray, photo: Photo, image_format: str, quality: int) -> memoryview:

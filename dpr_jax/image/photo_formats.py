@@ -17,12 +17,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dpr_jax.base.errors import BadInput
+from dpr_jax.base.exr_files import MAGIC
 
 HEAD_BYTES = 512
 # Under which photos usually go: only where there is no content to look at.
 PHOTO_SUFFIXES = frozenset(
   {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif", ".heic"}
-  | {".heif", ".hif"}
+  | {".heif", ".hif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"}
 )
 WRITTEN_FORMATS = {
   ".jpg": "JPEG",
@@ -34,6 +35,7 @@ WRITTEN_FORMATS = {
   ".tif": "TIFF",
   ".tiff": "TIFF",
   ".bmp": "BMP",
+  ".exr": "EXR",
 }
 
 
@@ -49,16 +51,20 @@ class PhotoFormat(NamedTuple):
   Attributes:
     name: as people call it.
     signature: a pattern of its first bytes.
-    open: reads the header of an open file; Pillow's own `Image.open` is not used: it applies a process-wide limit
-      instead of ours, and it would try formats that call external programs.
+    open: reads the header of an open file, where Pillow is who reads it; Pillow's own `Image.open` is not used: it
+      applies a process-wide limit instead of ours, and it would try formats that call external programs.
   """
 
   name: str
   signature: bytes
-  open: Callable[[BinaryIO], ImageFile]
+  open: Callable[[BinaryIO], ImageFile] | None
 
 
+RAW, EXR = "RAW", "EXR"
 _FORMATS = (
+  # Canon's, Fujifilm's, Olympus's and Panasonic's; others look like TIFF (`tiff_pixels.is_raw`).
+  PhotoFormat(RAW, rb"II\*\0.{4}CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0", None),
+  PhotoFormat(EXR, re.escape(MAGIC), None),
   PhotoFormat("JPEG", rb"\xff\xd8\xff", JpegImageFile),
   PhotoFormat("PNG", rb"\x89PNG\r\n\x1a\n", PngImageFile),
   PhotoFormat("WebP", rb"RIFF.{4}WEBP", WebPImageFile),
@@ -68,7 +74,7 @@ _FORMATS = (
   PhotoFormat("AVIF", rb".{4}ftyp(.{4})*?avi[fs]", AvifImageFile),
   PhotoFormat("HEIC", rb".{4}ftyp(.{4})*?(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", _heif),
 )
-KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and HEIC"
+KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC, EXR and RAW"
 
 
 def format_of(head: bytes) -> PhotoFormat | None:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL.TiffImagePlugin import TiffImageFile
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_KIND, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 274, 277, 279, 284
+_OTHERS, _DNG_VERSION = 330, 50706
 _PREDICTOR, _TILE_WIDTH, _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 317, 322, 324, 325, 338, 339
 # Those in which a strip of three samples a pixel is one of one sample and three times the width.
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "ZSTD"}
@@ -115,6 +116,15 @@ class _Directory:
       return value[:count]
     place = struct.unpack(self._order + self._word, value)[0]
     return self._content[place : place + count]
+
+
+def is_raw(content: bytes) -> bool:
+  """Whether a TIFF file is a camera's RAW photo: a DNG, or one that begins with a small picture of another.
+
+  May raise on damaged ones.
+  """
+  tags = _Directory(content)
+  return _DNG_VERSION in tags.entries or bool(_OTHERS in tags.entries and tags.value(_KIND, 0) & 1)
 
 
 class TiffPixels:

@@ -1,7 +1,7 @@
 """Environment maps as files: Radiance and OpenEXR, as cameras, renderers and stitchers write them.
 
-Sizes are taken from the headers as decoders read them, for every part and channel, before memory is. Sources: Greg
-Ward's `color.c` and "Real Pixels" (Radiance), the technical introduction to OpenEXR.
+Sizes are taken from the headers as decoders read them, before memory is. Sources: Greg Ward's `color.c` and "Real
+Pixels".
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from dpr_jax.base.errors import BadInput, one_line
-from dpr_jax.base.native_libraries import import_native, native_log_silenced
+from dpr_jax.base.exr_files import MAGIC, read_exr
+from dpr_jax.base.native_libraries import import_native
 
 ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")
 MAX_PIXELS = 2**27
 _HEADER_BYTES = 2**16
 _LONGEST_RUN_LENGTH_SIDE = 32767  # of scanlines that are coded channel by channel
-_MOST_CHANNELS = 4  # for each pixel that is allowed, of all parts together
 _MOST_STRAY = 0.01  # of pixels that are no numbers, or of light that is negative: more is no accident
 _LARGEST_HALF = 65504.0
 # Beyond so many pixels a file must be as large as pictures are, which do not repeat one pixel for ever.
@@ -55,7 +55,7 @@ def read_environment(
       head = file.read(4)
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-  is_exr = head == b"\x76\x2f\x31\x01" or (head[:2] != b"#?" and Path(path).suffix.lower() == ".exr")
+  is_exr = head == MAGIC or (head[:2] != b"#?" and Path(path).suffix.lower() == ".exr")
   panorama = _read_exr(path, max_pixels) if is_exr else _read_hdr(path, max_pixels)
   _check_layout(path, *panorama.shape[1::-1])
   return _mended(path, panorama, note or _to_stderr)
@@ -177,76 +177,6 @@ def _old_decoded(coded: np.ndarray, count: int) -> np.ndarray | None:
 
 
 def _read_exr(path: str, max_pixels: int) -> np.ndarray:
-  import OpenEXR  # 5 MB that only this kind of light needs
-
-  try:
-    with (
-      native_log_silenced(),
-      OpenEXR.File(path, header_only=True) as file,
-    ):  # which takes the headers with it when it is closed
-      first, *others = (part.header for part in file.parts)
-      display, window = _window(first, "displayWindow"), _window(first, "dataWindow")
-      sizes = [_window(header, "dataWindow")[2:] for header in (first, *others)]
-      counts = [len(header["channels"]) for header in (first, *others)]
-      names = [channel.name for channel in first["channels"]]
-    display = display if min(display[2:]) > 0 else window
-    for width, height in (display[2:], *sizes):
-      _check_size(path, width, height, max_pixels)
-    values = sum(width * height * count for (width, height), count in zip(sizes, counts, strict=True))
-    if values > _MOST_CHANNELS * max_pixels:
-      raise BadInput(
-        f"{path}: {values} values in {len(sizes)} parts of up to {max(counts)} channels; at most "
-        f"{_MOST_CHANNELS * max_pixels} are read"
-      )
-    names = _colour_channels(path, names)
-    with native_log_silenced(), OpenEXR.File(path, separate_channels=True) as file:
-      channels = file.channels()
-      planes = [np.asarray(channels[name].pixels, np.float32) for name in names]
-  except BadInput:
-    raise
-  except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({reason})") from None
-  if any(plane.shape != (window[3], window[2]) for plane in planes):
-    raise BadInput(f"{path}: its colours have fewer pixels than it has")
-  return _in_display(np.stack(planes, axis=-1) if len(planes) == 3 else planes[0], window, display)
-
-
-def _window(header: dict, name: str) -> tuple[int, int, int, int]:
-  """Left, top, width and height."""
-  low, high = header[name]
-  left, top, right, bottom = (int(number) for number in (*low, *high))
-  return left, top, right - left + 1, bottom - top + 1
-
-
-def _colour_channels(path: str, names: list[str]) -> tuple[str, ...]:
-  """The channels of red, green and blue, or of luminance alone: without a layer, or of the one layer that has them."""
-  layers: dict[str, dict[str, str]] = {}
-  for name in names:
-    layer, _, channel = name.rpartition(".")
-    layers.setdefault(layer, {})[channel.lower()] = name
-  for wanted in (("r", "g", "b"), ("red", "green", "blue"), ("y",), ("l",)):
-    found = {layer: channels for layer, channels in layers.items() if all(name in channels for name in wanted)}
-    for likely in ("", "rgb", "rgba", "combined", "beauty"):
-      found_here = [layer for layer in found if layer.lower().rpartition(".")[2] == likely]
-      if len(found_here) == 1:
-        return tuple(found[found_here[0]][name] for name in wanted)
-    if len(found) == 1:
-      [channels] = found.values()
-      return tuple(channels[name] for name in wanted)
-    if found:
-      raise BadInput(f"{path}: has layers {', '.join(sorted(found))[:200]}; an environment map is one of them")
-  raise BadInput(f"{path}: has channels {', '.join(sorted(names))[:200]}; an environment map needs R, G, B or Y")
-
-
-def _in_display(
-  pixels: np.ndarray, window: tuple[int, int, int, int], display: tuple[int, int, int, int]
-) -> np.ndarray:
-  """What of the data window lies in the display window, black where there are no data."""
-  if window == display:
-    return pixels
-  canvas = np.zeros((display[3], display[2], *pixels.shape[2:]), np.float32)
-  left, top = window[0] - display[0], window[1] - display[1]
-  inner = canvas[max(top, 0) : max(top + window[3], 0), max(left, 0) : max(left + window[2], 0)]
-  inner[:] = pixels[max(-top, 0) :, max(-left, 0) :][: inner.shape[0], : inner.shape[1]]
-  return canvas
+  return read_exr(
+    path, lambda width, height: _check_size(path, width, height, max_pixels), max_pixels, "an environment map"
+  ).colours

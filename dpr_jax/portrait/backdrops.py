@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.image import color
-from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo import as_type, read_photo
 from dpr_jax.light import sh
 from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.light import luminance
@@ -32,7 +31,7 @@ def backdrop(file: str, shape: Sequence[int], dtype: np.dtype, env_rotate: float
   Args:
     file: a picture, or an environment map.
     shape: of the photo, `[H, W, 3]`.
-    dtype: of the photo, uint8 or uint16.
+    dtype: of the photo: uint8, uint16, or float32 of linear light.
     env_rotate: degrees by which an environment map is turned about the vertical, as its light is.
 
   Returns:
@@ -51,20 +50,14 @@ def backdrop(file: str, shape: Sequence[int], dtype: np.dtype, env_rotate: float
       np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     )
     top, left = (size[1] - height) // 2, (size[0] - width) // 2
-    return _as(pixels[top : top + height, left : left + width], dtype)
+    return as_type(pixels[top : top + height, left : left + width], np.dtype(dtype))
   panorama = np.atleast_3d(read_environment(os.fspath(file)))
   panorama = np.repeat(panorama, 3, axis=-1) if panorama.shape[-1] == 1 else panorama
   seen = view(panorama.astype(np.float32), height, width, env_rotate)
   seen = cv2.GaussianBlur(seen, (0, 0), max(_BLUR * max(height, width), 0.1))
   middle = max(float(np.median(luminance(seen))), 1e-9)
   shown = 1 - np.exp(-np.maximum(seen, 0) * (-np.log(1 - _GRAY) / middle))
-  return np.round(color.delinearise(shown) * np.iinfo(dtype).max).astype(dtype)
-
-
-def _as(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-  if pixels.dtype == dtype:
-    return pixels
-  return to_8_bits(pixels) if dtype == np.uint8 else pixels.astype(np.uint16) * 257
+  return as_type(shown.astype(np.float32), np.dtype(dtype))
 
 
 def view(panorama: np.ndarray, height: int, width: int, env_rotate: float = 0.0) -> np.ndarray:

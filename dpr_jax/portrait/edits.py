@@ -1,7 +1,7 @@
 """What a light changes, applied to a photo at its own resolution."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -69,6 +69,9 @@ def apply_edits(
 ) -> np.ndarray:
   """Applies the faces' edits to the photo; where faces overlap, their weighted mean.
 
+  Of floating point, which is linear light, nothing is compressed or cut off: what is brighter than white stays so many
+  times as bright, and changes as white does.
+
   Args:
     pixels: the photo.
     edits: one a face.
@@ -82,19 +85,17 @@ def apply_edits(
     reach = np.array([(0, 0), pixels.shape[1::-1]])
   left, top = np.maximum(np.floor(reach.min(axis=0)).astype(int), 0)
   right, bottom = np.minimum(np.ceil(reach.max(axis=0)).astype(int) + 1, pixels.shape[1::-1])
-  white = np.iinfo(pixels.dtype).max
-  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
+  linear_of, multiply, encoded = _arithmetic(pixels.dtype)
 
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
-    linear = linear_of_level[strip]
-    lightness = color.lightness_of_luminance(luminance(linear))
+    linear = linear_of(strip)
+    lightness = color.lightness_of_luminance(np.clip(luminance(linear), 0, 1))
     ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
     if backdrop is not None:
       alpha, own = _cut_out(linear, left, start, edits)
-      behind = linear_of_level[backdrop[start : start + len(strip), left:right]]
-      relit = alpha[..., None] * multiply_light(own, ratio) + (1 - alpha[..., None]) * behind
-      strip[:] = np.round(color.delinearise(relit) * white)
+      behind = linear_of(backdrop[start : start + len(strip), left:right])
+      strip[:] = encoded(alpha[..., None] * multiply(own, ratio) + (1 - alpha[..., None]) * behind)
       return
     if room is not None:
       around = strength * stretched(room, left, start, share.shape, pixels.shape)
@@ -103,13 +104,21 @@ def apply_edits(
       # A pixel that shows a person in part changes by that part of its light.
       ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
     changed = (ratio != 0).any(axis=-1)
-    relit = multiply_light(linear[changed], ratio[changed])
-    strip[changed] = np.round(color.delinearise(relit) * white)
+    strip[changed] = encoded(multiply(linear[changed], ratio[changed]))
 
   with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
     for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
       pass
   return out
+
+
+def _arithmetic(dtype: np.dtype) -> tuple[Callable, Callable, Callable]:
+  """Of pixels of a type: what makes them linear light, multiplies that by the exponential of a log ratio, and back."""
+  if dtype.kind == "f":
+    return lambda values: values, lambda linear, log_ratio: linear * np.exp(log_ratio), lambda linear: linear
+  white = np.iinfo(dtype).max
+  linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
+  return linear_of_level.__getitem__, multiply_light, lambda linear: np.round(color.delinearise(linear) * white)
 
 
 def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
-from dpr_jax.image.photo import to_8_bits
+from dpr_jax.image.photo import PIXEL_TYPES, to_8_bits
 from dpr_jax.light import exposure, sh
 from dpr_jax.light.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
@@ -91,7 +91,7 @@ class Portrait:
   """A photo whose faces have been encoded: every further light costs only a decode.
 
   Attributes:
-    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16.
+    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
     faces: one `FramedFace` a face.
   """
 
@@ -110,7 +110,7 @@ class Portrait:
 
     Args:
       params: from `load_params`.
-      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
       faces: from `find_faces`, at least one.
       size: side of the square that the network sees; None: the one it was trained at.
       segmenter: from `open_segmenter`, finds the persons of the faces; None: the light ends around the heads.
@@ -120,8 +120,8 @@ class Portrait:
     Raises:
       ValueError: pixels of another shape or type, or no faces.
     """
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
-      raise ValueError(f"pixels must be [H, W, 3] uint8 or uint16, not {list(pixels.shape)} {pixels.dtype}")
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in PIXEL_TYPES:
+      raise ValueError(f"pixels must be [H, W, 3] uint8, uint16 or float32, not {list(pixels.shape)} {pixels.dtype}")
     if not faces:
       raise ValueError("a portrait needs at least one face")
     self.pixels = pixels
@@ -302,7 +302,7 @@ class WholePhoto:
 
     Args:
       params: from `load_params`.
-      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
       size: side of the square that the network sees.
       dtype: compute type of the convolutions.
     """

@@ -118,7 +118,7 @@ class Relighter:
     """A photo made ready for any light.
 
     Args:
-      photo: a file, or pixels `[H, W, 3]` RGB, uint8 or uint16.
+      photo: a file, or pixels `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
       face: this one alone, counted from 1, left to right; None: all.
       faces: where they are, if that is known.
 
@@ -150,7 +150,7 @@ class Relighter:
     """A photo under another light, in its own resolution.
 
     Args:
-      photo: a file, pixels `[H, W, 3]` RGB (uint8 or uint16), or what `encode` made of either: that spares the encoder.
+      photo: a file, pixels `[H, W, 3]` RGB (as for `encode`), or what `encode` made of either: that spares the encoder.
       light: as for `parse_light`, or a light, or nine numbers `[9]`.
       face: relight this one alone, counted from 1, left to right; None: all.
       strength: exponent of the ratio: 0 leaves the photo as it is, 1 is the light as asked for.

@@ -425,7 +425,7 @@ def test_photo_checks_its_shapes():
   with pytest.raises(ValueError, match="pixels must be"):
     Photo(np.zeros((4, 4), np.uint8))
   with pytest.raises(ValueError, match="pixels must be"):
-    Photo(np.zeros((4, 4, 3), np.float32))
+    Photo(np.zeros((4, 4, 3), np.float64))
   with pytest.raises(ValueError, match="does not fit"):
     Photo(np.zeros((4, 4, 3), np.uint8), alpha=np.zeros((4, 4, 1), np.uint8))
   with pytest.raises(ValueError, match="does not fit"):

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from skimage import color, data
 
-from dpr_jax.image.photo import read_photo, to_8_bits
+from dpr_jax.image.photo import as_type, read_photo, to_8_bits
 from dpr_jax.light import exposure, sh
 from dpr_jax.light import light as light_lib
 from dpr_jax.light.light import Light
@@ -252,6 +252,28 @@ def test_16_bits_agree_with_8(stub):
   assert len(np.unique(deep)) > 1000  # not 8 bits in disguise
 
 
+def test_linear_light_agrees_with_16_bits_and_is_neither_compressed_nor_cut_off(stub, no_segmentation, no_exposure):
+  deep, face = smooth_photo(300, 300, np.uint16) // 2, face_at(150, 130, 50)
+  spot, reached = np.s_[128:134, 190:196], []
+  deep[spot] = 65535
+  for brightness in (1, 40):
+    pixels = as_type(deep, np.dtype(np.float32))
+    pixels[spot] = brightness
+    encoded = Portrait({}, pixels, [face], 128)
+    relit = encoded.relight(LIGHT_FROM_RIGHT)
+    assert relit.dtype == np.float32
+    outside = ~in_square(encoded.faces[0].framing, pixels.shape, margin=1)
+    np.testing.assert_array_equal(relit[outside], pixels[outside])
+    reached.append(relit[spot] / brightness)
+  np.testing.assert_allclose(reached[1], reached[0], rtol=1e-5)
+  assert np.abs(np.log(reached[0])).max() > 0.15
+  expected = Portrait({}, deep, [face], 128).relight(LIGHT_FROM_RIGHT)
+  dim = luminance(expected) < 0.7  # beyond, integers approach white
+  assert dim.mean() > 0.5
+  difference = as_type(relit, np.dtype(np.uint16))[dim].astype(int) - expected[dim]
+  assert np.abs(difference).max() <= 1
+
+
 # What changes, against the closed form.
 
 
@@ -445,7 +467,7 @@ def test_tiny_photos_are_relit(stub, shape):
     (np.zeros((8, 8, 4), np.uint8), [face_at(4, 4, 2)], "pixels must be"),
     (np.zeros((8, 8, 1), np.uint8), [face_at(4, 4, 2)], "pixels must be"),
     (np.zeros((1, 8, 8, 3), np.uint8), [face_at(4, 4, 2)], "pixels must be"),
-    (np.zeros((8, 8, 3), np.float32), [face_at(4, 4, 2)], "pixels must be"),
+    (np.zeros((8, 8, 3), np.float64), [face_at(4, 4, 2)], "pixels must be"),
     (np.zeros((8, 8, 3), np.int16), [face_at(4, 4, 2)], "pixels must be"),
     (np.zeros((8, 8, 3), np.uint8), [], "at least one face"),
   ],
