@@ -9,7 +9,6 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -50,6 +49,7 @@ from dpr_jax.base.cpu import available_cores
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_json
 from dpr_jax.base.native_libraries import MissingSystemLibrary, import_native
+from dpr_jax.base.output_files import claimed
 from dpr_jax.network import traced
 
 cv2 = import_native("cv2")
@@ -306,21 +306,17 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
     BadInput: it holds something else, an export with other settings, or another process is filling it.
   """
   work = path / _WORK
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(path / _DONE, ignore_errors=True)
-    if not work.exists() and any(path.iterdir()):
-      finished = (path / SUMMARY).exists()
-      raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
-    work.mkdir(exist_ok=True)
-    lock = (work / _LOCK).open("w")
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be written to ({error.strerror})") from error
-  with lock:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise BadInput(f"{path}: another export is filling it") from None
+      path.mkdir(parents=True, exist_ok=True)
+      shutil.rmtree(path / _DONE, ignore_errors=True)
+      if not work.exists() and any(path.iterdir()):
+        finished = (path / SUMMARY).exists()
+        raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
+      work.mkdir(exist_ok=True)
+      stack.enter_context(claimed(work / _LOCK, f"{path}: another export is filling it"))
+    except OSError as error:
+      raise BadInput(f"{path}: cannot be written to ({error.strerror})") from error
     for partial in work.glob(f"*{_PARTIAL}"):
       partial.unlink()
     folder = ExportFolder(path, settings, shards)

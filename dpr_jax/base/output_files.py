@@ -1,10 +1,12 @@
-"""Output files that are either whole or absent."""
+"""Output files that are either whole or absent, and places that one program fills at a time."""
 
 import contextlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from dpr_jax.base.errors import BadInput
 
@@ -56,6 +58,29 @@ def check_free(path: str | os.PathLike, overwrite: bool) -> None:
     raise BadInput(f"{path}: is a folder, not a file to write to")
   if not overwrite and os.path.lexists(path):
     raise BadInput(f"{path}: exists already (--overwrite replaces it)")
+
+
+@contextlib.contextmanager
+def claimed(lock: Path, taken: str) -> Iterator[None]:
+  """Holds a lock file for as long as the block lasts; the system frees it where the process is killed.
+
+  Args:
+    lock: the file, which stays where it is.
+    taken: what to say where another one holds it.
+
+  Raises:
+    BadInput: another one holds it.
+    OSError: it cannot be written.
+  """
+  claim = filelock.FileLock(lock, timeout=0)
+  try:
+    claim.acquire()
+  except filelock.Timeout:
+    raise BadInput(taken) from None
+  try:
+    yield
+  finally:
+    claim.release()
 
 
 def _move_to_free_path(temporary: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ changes but the running mean), `ema` (`{"params", "batch_stats"}`, that mean, so
 """
 
 import contextlib
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_json
-from dpr_jax.base.output_files import atomic_output
+from dpr_jax.base.output_files import atomic_output, claimed
 from dpr_jax.network.weights import CHECKPOINTS, EMA, read_every_piece
 from dpr_jax.train.step import TrainState
 
@@ -44,17 +43,13 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
   Raises:
     BadInput: it holds something that no training run wrote, another run is at work in it, or it cannot be written to.
   """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    check_not_foreign(workdir)
-    lock = (workdir / _LOCK).open("w")
-  except OSError as error:
-    raise BadInput(f"{workdir}: cannot be written to ({error.strerror})") from error
-  with lock:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise BadInput(f"{workdir}: another run is training there") from None
+      workdir.mkdir(parents=True, exist_ok=True)
+      check_not_foreign(workdir)
+      stack.enter_context(claimed(workdir / _LOCK, f"{workdir}: another run is training there"))
+    except OSError as error:
+      raise BadInput(f"{workdir}: cannot be written to ({error.strerror})") from error
     for folder in (workdir, workdir / "samples"):
       for path in folder.glob(".*"):
         if _LEFT_OVER.fullmatch(path.name):
