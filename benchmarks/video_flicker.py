@@ -1,12 +1,15 @@
 """How much a relit film flickers, with and without smoothing, what a frame costs, and whether memory grows.
 
   python benchmarks/video_flicker.py
+  python benchmarks/video_flicker.py --weights=default --moving
 
-The clip is a still photo with a camera's noise (4 gray levels) and a hand's shake (0.3 pixels), both seeded. Without
-smoothing, every frame is relit as a photo of its own. Changes are from frame to frame, in gray levels over the face:
-of the source film; of the relit film; of the difference between the two, which is what relighting adds or takes; and
-of that difference in blocks of 12 pixels, where noise and shake average out and what is left is what an eye sees
-flicker. Memory is that of the whole process while `relight_film` writes a longer clip, at a smaller square.
+The clip is a still photo with a camera's noise (4 gray levels) and a hand's shake (0.3 pixels), both seeded; with
+`--moving` the camera moves by and zooms in as well. Without smoothing, every frame is relit as a photo of its own.
+Changes are from frame to frame, at the same places of the photo, in gray levels over the face: of the source film; of
+the relit film; of the difference between the two, which is what relighting adds or takes; and of that difference in
+blocks of 12 pixels, where noise and shake average out and what is left is what an eye sees flicker. The last one is
+also taken in blocks of 4 pixels along the outline of the hair (`hair`), with MediaPipe's segmenter, where a matte
+crawls. Memory is that of the whole process while `relight_film` writes a longer clip, at a smaller square.
 """
 
 import argparse
@@ -27,37 +30,71 @@ from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, FaceFinder, open_face_finder
+from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, FaceFinder, frame_face, open_face_finder
 from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.person import Segmenter, find_person, open_segmenter
 from dpr_jax.portrait.portrait import Portrait
 
 _FPS = 25
 _NOISE, _SHAKE = 4.0, 0.3
 _SETTLING = 6  # frames that are not counted, while the averages fill
-_BLOCK = 12
+_BLOCK, _FINE_BLOCK = 12, 4
+_HAIR = 5  # pixels to either side of the outline
+_ZOOM, _PAN = 1.004, (0.8, -0.2)  # a frame of a moving clip: a factor, and pixels
 _MEMORY_FRAMES = (50, 300)
 _MEMORY_SIZE = 256
 _PHOTO = np.ascontiguousarray(data.astronaut()[:360, :480])
 
 
-def still_clip(frames: int) -> Iterator[np.ndarray]:
+def camera(k: int, moving: bool) -> np.ndarray:
+  """Where the photo lies in frame k, but for the shake: `[2, 3]`."""
+  if not moving:
+    return np.eye(2, 3)
+  middle, zoom = np.array(_PHOTO.shape[1::-1]) / 2, _ZOOM**k
+  return np.column_stack([zoom * np.eye(2), (1 - zoom) * middle + k * np.array(_PAN)])
+
+
+def clip_frames(frames: int, moving: bool = False) -> Iterator[np.ndarray]:
   """The clip, `[360, 480, 3]` uint8 each."""
   rng = np.random.default_rng(0)
   height, width = _PHOTO.shape[:2]
-  for _ in range(frames):
-    dx, dy = rng.normal(0, _SHAKE, 2)
-    matrix = np.float32([[1, 0, dx], [0, 1, dy]])
+  for k in range(frames):
+    matrix = camera(k, moving)
+    matrix[:, 2] += rng.normal(0, _SHAKE, 2)
     shaken = cv2.warpAffine(_PHOTO, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     yield np.clip(np.rint(shaken + rng.normal(0, _NOISE, shaken.shape)), 0, 255).astype(np.uint8)
 
 
-def changes(source: list[np.ndarray], relit: list[np.ndarray], face: np.ndarray) -> list[float]:
-  """The four columns of changes; `face` is `[H, W]` bool."""
-  source, relit = (np.stack(frames[_SETTLING:]).astype(np.float32).mean(axis=-1) for frames in (source, relit))
+def hair_outline(finder: FaceFinder, segmenter: Segmenter) -> np.ndarray:
+  """The pixels of the photo along the outline of the head above the chin, `[H, W]` bool."""
+  face = finder.find(_PHOTO)[0]
+  matte = find_person(segmenter, _PHOTO, face, frame_face(face, 256))
+  alpha = cv2.warpAffine(matte.alpha, matte.matrix, _PHOTO.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+  reach = np.ones((2 * _HAIR + 1, 2 * _HAIR + 1), np.uint8)
+  person = (alpha > 0.5).astype(np.uint8)
+  outline = cv2.dilate(person, reach) > cv2.erode(person, reach)
+  outline[int(face.landmarks[OVAL].max(axis=0)[1]) :] = False
+  return outline
+
+
+def changes(
+  source: list[np.ndarray], relit: list[np.ndarray], face: np.ndarray, hair: np.ndarray | None, moving: bool
+) -> list[float]:
+  """The columns of changes; `face` and `hair` are `[H, W]` bool."""
+
+  def in_photo(frames: list[np.ndarray]) -> np.ndarray:
+    size, flags = _PHOTO.shape[1::-1], cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    gray = [frame.astype(np.float32).mean(axis=-1) for frame in frames]
+    laid = [cv2.warpAffine(frame, camera(k, moving), size, flags=flags) for k, frame in enumerate(gray)]
+    return np.stack(laid[_SETTLING:])
+
+  source, relit = in_photo(source), in_photo(relit)
   share = cv2.blur(face.astype(np.float32), (_BLOCK, _BLOCK))
   middles = np.zeros_like(face)
   middles[_BLOCK // 2 :: _BLOCK, _BLOCK // 2 :: _BLOCK] = True
-  blocks = np.stack([cv2.blur(frame, (_BLOCK, _BLOCK)) for frame in relit - source])
+  blocks, fine = (
+    np.stack([cv2.blur(frame, (side, side)) for frame in relit - source]) for side in (_BLOCK, _FINE_BLOCK)
+  )
 
   def change(frames: np.ndarray, where: np.ndarray) -> float:
     return float(np.abs(np.diff(frames[:, where], axis=0)).mean())
@@ -67,28 +104,41 @@ def changes(source: list[np.ndarray], relit: list[np.ndarray], face: np.ndarray)
     change(relit, face),
     change(relit - source, face),
     change(blocks, middles & (share > 0.99)),
+    np.nan if hair is None else change(fine, hair),
   ]
 
 
-def measure_flicker(params, finder: FaceFinder, size: int, frames: int) -> None:
+def measure_flicker(
+  params, finder: FaceFinder, segmenter: Segmenter | None, size: int, frames: int, moving: bool
+) -> None:
   """Prints the table of flicker and time."""
   light = parse_light("left")
-  clip = list(still_clip(frames))
+  clip = list(clip_frames(frames, moving))
   outline = finder.find(_PHOTO)[0].landmarks[OVAL]
   face = cv2.fillConvexPoly(np.zeros(_PHOTO.shape[:2], np.uint8), np.round(outline).astype(np.int32), 1) > 0
-  moving = MovingPortrait(params, finder, size)
-  ways: dict[str, Callable[[int, np.ndarray], np.ndarray]] = {
-    "every frame a photo": lambda k, frame: Portrait(params, frame, finder.find(frame), size).relight(light),
-    "smoothed": lambda k, frame: moving.see(frame, k / _FPS).relight(light),
-  }
-  print("| | source | relit | relit - source | the same in blocks | s a frame |\n|" + " --- |" * 6)
-  for name, relight in ways.items():
-    relit, seconds = [], []
+  hair = segmenter and hair_outline(finder, segmenter)
+  ways: dict[str, Callable[[int, np.ndarray], Portrait]] = {}
+
+  def add(name: str, segmenter: Segmenter | None) -> None:
+    film = MovingPortrait(params, finder, size, segmenter=segmenter)
+    photo = {"size": size, "segmenter": segmenter}
+    ways[f"{name}, every frame a photo"] = lambda k, frame: Portrait(params, frame, finder.find(frame), **photo)
+    ways[f"{name}, smoothed"] = lambda k, frame: film.see(frame, k / _FPS)
+
+  add("head", None)
+  if segmenter is not None:
+    add("person", segmenter)
+  columns = ("", "source", "relit", "relit - source", "the same in blocks", "hair", "s a frame", "CPU s")
+  print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+  for name, see in ways.items():
+    relit, seconds, busy = [], [], []
     for k, frame in enumerate(clip):
-      start = time.perf_counter()
-      relit.append(relight(k, frame))
+      start, used = time.perf_counter(), time.process_time()
+      relit.append(see(k, frame).relight(light))
       seconds.append(time.perf_counter() - start)
-    cells = [f"{value:.2f}" for value in (*changes(clip, relit, face), float(np.median(seconds)))]
+      busy.append(time.process_time() - used)
+    medians = [float(np.median(each)) for each in (seconds, busy)]
+    cells = [f"{value:.2f}" for value in (*changes(clip, relit, face, hair, moving), *medians)]
     print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -98,7 +148,7 @@ def resident_mib() -> float:
   return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure_memory(params, finder: FaceFinder) -> None:
+def measure_memory(params, finder: FaceFinder, segmenter: Segmenter | None) -> None:
   """Prints the memory in use at two moments of a film that is read, relit and written."""
   light = parse_light("left")
   seen = {}
@@ -113,10 +163,11 @@ def measure_memory(params, finder: FaceFinder) -> None:
     with av.open(source, "w") as container:
       stream = container.add_stream("libx264", rate=_FPS, options={"crf": "12", "preset": "veryfast"})
       stream.pix_fmt, stream.height, stream.width = "yuv420p", *_PHOTO.shape[:2]
-      for frame in still_clip(max(_MEMORY_FRAMES)):
+      for frame in clip_frames(max(_MEMORY_FRAMES)):
         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
       container.mux(stream.encode())
-    video.relight_film(MovingPortrait(params, finder, _MEMORY_SIZE), relight, source, Path(folder) / "relit.mp4")
+    film = MovingPortrait(params, finder, _MEMORY_SIZE, segmenter=segmenter)
+    video.relight_film(film, relight, source, Path(folder) / "relit.mp4")
   print("\nmemory in use: " + ", ".join(f"{mib:.0f} MiB after {k} frames" for k, mib in seen.items()))
 
 
@@ -126,14 +177,18 @@ def main() -> None:
   parser.add_argument("--size", type=int, help="of the square; default: the one the weights were trained at")
   parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--frames", type=int, default=40)
+  parser.add_argument("--moving", action="store_true", help="let the camera move")
+  parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
   arguments = parser.parse_args()
   traced.enable_compilation_cache()
   params = load_params(arguments.weights)
   size = arguments.size or network_for(params).native_size
   print(f"{arguments.weights} at {size}, {arguments.frames} frames, {platform.machine()}, {os.cpu_count()} cores\n")
   with open_face_finder(arguments.face_finder) as finder:
-    measure_flicker(params, finder, size, arguments.frames)
-    measure_memory(params, finder)
+    segmenter = open_segmenter() if finder.name == "mediapipe" else None
+    measure_flicker(params, finder, segmenter, size, arguments.frames, arguments.moving)
+    if arguments.memory:
+      measure_memory(params, finder, segmenter)
 
 
 if __name__ == "__main__":

@@ -183,13 +183,19 @@ class Studio:
     return self._finder and self._finder.name
 
   @property
+  def segmenter(self) -> str | None:
+    """The name of the model that finds persons; None: they are not looked for."""
+    segmenter = self._relighter.segmenter
+    return None if segmenter is None else segmenter.name
+
+  @property
   def writes_passes(self) -> bool:
     """Whether `--passes` was given."""
     return self._options.passes
 
   def moving_portrait(self) -> MovingPortrait:
     """What relights the frames of one film; not with `--no-align`."""
-    return MovingPortrait(self._relighter.params, self._finder, self.size)
+    return MovingPortrait(self._relighter.params, self._finder, self.size, segmenter=self._relighter.segmenter)
 
   def weights_checksum(self) -> int:
     """The same for the same weights, wherever they came from."""
@@ -397,6 +403,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
       "weights": studio.weights_checksum(),
       "face finder": studio.face_finder,
     }
+    if studio.segmenter is not None:
+      job["person segmenter"] = studio.segmenter
     video.relight_film(
       studio.moving_portrait(),
       lambda portrait, k: studio.relight(portrait, light if turn_frames is None else _turned(light, k / turn_frames)),

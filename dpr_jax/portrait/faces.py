@@ -68,6 +68,16 @@ class Framing(NamedTuple):
     linear, shift = self.matrix[:, :2], self.matrix[:, 2]
     return np.column_stack([linear, shift + linear @ (0.5, 0.5) - 0.5])
 
+  @property
+  def side(self) -> float:
+    """Of the square, in pixels of the photo."""
+    return self.size / float(np.sqrt(np.abs(np.linalg.det(self.matrix[:, :2]))))
+
+  @property
+  def middle(self) -> np.ndarray:
+    """Of the square, in the photo, `[2]`."""
+    return np.linalg.solve(self.matrix[:, :2], self.size / 2 - self.matrix[:, 2])
+
 
 def frame_face(face: Face, size: int) -> Framing:
   """The framing of CelebA-HQ (Karras et al. 2018, appendix C), which the networks were trained on.

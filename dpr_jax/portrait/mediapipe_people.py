@@ -16,12 +16,16 @@ _SIDE = 256
 class MediaPipeSegmenter:
   """An image segmenter, held open for many pictures; see `person.Segmenter`.
 
+  Attributes:
+    name: of the model's file.
+
   Raises:
     MissingSystemLibrary: MediaPipe's own library cannot be loaded.
   """
 
   def __init__(self, model: Path):
     """Loads a model of one class (person) or of several (of which the first is background)."""
+    self.name = model.stem
     self._mediapipe, self._lock = import_native("mediapipe"), threading.Lock()
     tasks = import_native("mediapipe.tasks.python")
     options = tasks.vision.ImageSegmenterOptions(

@@ -28,6 +28,8 @@ _MATTE_SIDE = 1024
 # largest region is that of a person who stands, and is looked at if the person goes on beyond the middle one.
 _CLOSE_UP, _BUST, _WHOLE = (2.0, 0.2), (3.5, 0.8), (8.0, 2.6)
 _MARGIN = 0.1  # around the person, in sides of the square
+_CUT_OFF = 0.01  # of a picture: a strip of the photo beyond it that is too narrow to matter
+_TINY = 1e-6  # pixels that are no pixels
 _PERSON = 0.5  # probability
 # What is surely person or background lies so far inside its own side of the edge, in sides of the square.
 _UNSURE = 0.035
@@ -42,7 +44,13 @@ _STRETCH = (0.08, 0.92)  # mixtures from which on a pixel is taken for pure
 
 
 class Segmenter(Protocol):
-  """Says where people are; held open for many photos."""
+  """Says where people are; held open for many photos.
+
+  Attributes:
+    name: of its model.
+  """
+
+  name: str
 
   def people(self, picture: np.ndarray) -> np.ndarray:
     """How likely each pixel of `[h, w, 3]` uint8 RGB shows a person, `[256, 256]` float32 in [0, 1], stretched."""
@@ -100,9 +108,56 @@ def find_person(
   Returns:
     The matte; None if the segmenter sees no person where the face is.
   """
+  look = look_for_person(segmenter, pixels, face, framing, others)
+  return None if look is None else matte_of(look, framing)
+
+
+class Look(NamedTuple):
+  """Roughly where a person is, in a picture of the part of the photo around the person.
+
+  Attributes:
+    matrix: `[2, 3]`, photo pixels -> pixels of the picture, both counted from the middle of the first.
+    picture: `[h, w, 3]` uint8 RGB.
+    likely: `[h, w]` float32, how likely each pixel is the person's.
+  """
+
+  matrix: np.ndarray
+  picture: np.ndarray
+  likely: np.ndarray
+
+  def is_cut_off(self, shape: Sequence[int]) -> bool:
+    """Whether the person goes on beyond the picture, where a photo of `shape` does."""
+    region = _extent(self.matrix, self.likely.shape)
+    slack = _CUT_OFF * (region[1] - region[0]).max()
+    region = np.stack([region[0] - slack, region[1] + slack])
+    return _goes_on(self.likely > _PERSON, region, shape)
+
+
+def look_for_person(
+  segmenter: Segmenter,
+  pixels: np.ndarray,
+  face: Face,
+  framing: Framing,
+  others: Sequence[Face] = (),
+  *,
+  longer_side: int = _MATTE_SIDE,
+  margin: float = _MARGIN,
+) -> Look | None:
+  """Where the person of a face is, as for `find_person`; None for nowhere.
+
+  Args:
+    segmenter: as the further ones, for `find_person`.
+    pixels: the photo.
+    face: of the person.
+    framing: of the face.
+    others: other faces.
+    longer_side: of the picture at most, in pixels.
+    margin: of the picture around the person, in sides of the square around the head.
+  """
   for extent in (_BUST, _WHOLE):
     region = _region(framing, extent, pixels.shape)
-    picture, matrix = _shrunk(pixels, region, _MATTE_SIDE)
+    matrix, shape = _grid(region, longer_side)
+    picture = _drawn(pixels, matrix, shape)
     likely = _stretched(segmenter.people(picture), picture)
     person = _connected(likely > _PERSON, face, matrix)
     if person is None:
@@ -111,27 +166,50 @@ def find_person(
       break
   # The person, and no more.
   rows, columns = (np.flatnonzero(person.any(axis=axis)) for axis in (1, 0))
-  margin, scale = _MARGIN * _side(framing), matrix[0, 0]
+  margin, scale = margin * framing.side, matrix[0, 0]
   corners = np.array([(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)]) / scale + region[0]
   square = _region(framing, (1.0, 0.0), pixels.shape)
   box = np.stack([np.minimum(corners[0] - margin, square[0]), np.maximum(corners[1] + margin, square[1])])
   region = np.stack([np.maximum(np.floor(box[0]), region[0]), np.minimum(np.ceil(box[1]), region[1])]).astype(int)
-  picture, matrix = _shrunk(pixels, region, _MATTE_SIDE)
+  return look_again(segmenter, pixels, face, framing, others, *_grid(region, longer_side))
+
+
+def look_again(
+  segmenter: Segmenter,
+  pixels: np.ndarray,
+  face: Face,
+  framing: Framing,
+  others: Sequence[Face],
+  matrix: np.ndarray,
+  shape: tuple[int, int],
+) -> Look | None:
+  """Where the person of a face is in a part of the photo that is known to hold it; None for nowhere.
+
+  Args:
+    segmenter: as the further ones, for `find_person`.
+    pixels: the photo.
+    face: of the person.
+    framing: of the face.
+    others: other faces.
+    matrix: of the `Look`; it does not turn.
+    shape: of its picture, h and w.
+  """
+  picture = _drawn(pixels, matrix, shape)
   likely = _stretched(segmenter.people(picture), picture)
-  _look_closer(likely, segmenter, pixels, _region(framing, _CLOSE_UP, pixels.shape), region, matrix)
+  _look_closer(likely, segmenter, pixels, _region(framing, _CLOSE_UP, pixels.shape), matrix)
   person = _connected(likely > _PERSON, face, matrix)
   if person is None:
     return None
-  side = _side(framing) * matrix[0, 0]
+  side = framing.side * matrix[0, 0]
   likely *= _within(person, 2 * _UNSURE * side)
   _fill_holes(likely, (_HOLE * side) ** 2)
   likely *= _nearest_face(face, others, matrix, likely.shape)
-  return Matte(matrix, *_mixture(picture, likely, side))
+  return Look(matrix, picture, likely)
 
 
-def _side(framing: Framing) -> float:
-  """Of the square around the head, in pixels of the photo."""
-  return framing.size / float(np.sqrt(np.abs(np.linalg.det(framing.matrix[:, :2]))))
+def matte_of(look: Look, framing: Framing) -> Matte:
+  """The matte of a person whose face is framed so."""
+  return Matte(look.matrix, *_mixture(look.picture, look.likely, framing.side * look.matrix[0, 0]))
 
 
 def _region(framing: Framing, extent: tuple[float, float], shape: Sequence[int]) -> np.ndarray:
@@ -139,19 +217,48 @@ def _region(framing: Framing, extent: tuple[float, float], shape: Sequence[int])
   linear, shift = framing.matrix[:, :2], framing.matrix[:, 2]
   size, below = extent
   middle = np.linalg.solve(linear, framing.size * np.array([0.5, 0.5 + below]) - shift)
-  corners = middle + np.array([[-0.5], [0.5]]) * size * _side(framing)
+  corners = middle + np.array([[-0.5], [0.5]]) * size * framing.side
   return np.clip(np.round(corners), 0, shape[1::-1]).astype(int)
 
 
-def _shrunk(pixels: np.ndarray, region: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-  """A region of the photo made no larger than `side`, uint8, and the matrix from photo to it."""
-  (left, top), (right, bottom) = region
+def _grid(region: np.ndarray, longer_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+  """Of a picture of a region of the photo, no larger than `longer_side`: the matrix from the photo, h and w."""
+  extent = region[1] - region[0]
+  size = np.maximum(1, np.round(extent * min(1.0, longer_side / extent.max()))).astype(int)
+  factors = size / extent
+  return np.column_stack([np.diag(factors), factors * (0.5 - region[0]) - 0.5]), (int(size[1]), int(size[0]))
+
+
+def _extent(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """The part of the photo that a picture shows, `[2, 2]`: left and top, right and bottom; the inverse of `_grid`."""
+  factors = np.diag(matrix[:, :2])
+  first = 0.5 - (matrix[:, 2] + 0.5) / factors
+  return np.stack([first, first + np.array(shape[1::-1]) / factors])
+
+
+def _drawn(pixels: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """A picture of a part of the photo, `[h, w, 3]` uint8; the photo's edges go on beyond it.
+
+  Args:
+    pixels: the photo.
+    matrix: photo pixels -> pixels of the picture; it does not turn.
+    shape: h and w.
+  """
+  region = _extent(matrix, shape)
+  first, last = np.floor(region[0] + _TINY), np.ceil(region[1] - _TINY)
+  limit = np.array(pixels.shape[1::-1])
+  (left, top), (right, bottom) = np.stack([np.clip(first, 0, limit - 1), np.clip(last, 1, limit)]).astype(int)
   part = pixels[top:bottom, left:right]
-  scale = min(1.0, side / max(part.shape[:2]))
-  height, width = (max(1, round(extent * scale)) for extent in part.shape[:2])
-  picture = to_8_bits(cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_AREA))
-  factors = np.array([width / part.shape[1], height / part.shape[0]])
-  return picture, np.column_stack([np.diag(factors), factors * (0.5 - np.array([left, top])) - 0.5])
+  factors = np.minimum(np.diag(matrix[:, :2]), 1)
+  size = np.maximum(1, np.round(np.array(part.shape[1::-1]) * factors)).astype(int)
+  picture = to_8_bits(cv2.resize(np.ascontiguousarray(part), size.tolist(), interpolation=cv2.INTER_AREA))
+  own = size / part.shape[1::-1]  # what the shrinking, to whole pixels, has done
+  rest = np.diag(matrix[:, :2]) / own
+  shift = matrix[:, 2] - rest * (own * (0.5 - np.array([left, top])) - 0.5)
+  if picture.shape[:2] == shape and np.abs(rest - 1).max() < _TINY and np.abs(shift).max() < _TINY:
+    return picture
+  matrix = np.column_stack([np.diag(rest), shift])
+  return cv2.warpAffine(picture, matrix, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _stretched(likely: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -184,18 +291,18 @@ def _edges(array: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _look_closer(
-  likely: np.ndarray,
-  segmenter: Segmenter,
-  pixels: np.ndarray,
-  close: np.ndarray,
-  region: np.ndarray,
-  matrix: np.ndarray,
+  likely: np.ndarray, segmenter: Segmenter, pixels: np.ndarray, close: np.ndarray, matrix: np.ndarray
 ) -> None:
   """Puts what is seen in a close-up of the head into `likely`, in place, with a smooth seam."""
-  close = np.stack([np.maximum(close[0], region[0]), np.minimum(close[1], region[1])])
+  region = _extent(matrix, likely.shape)
+  close = np.stack(
+    [np.maximum(close[0], np.ceil(region[0] - _TINY)), np.minimum(close[1], np.floor(region[1] + _TINY))]
+  )
   (left, top), (right, bottom) = np.round((close - region[0]) * np.diag(matrix[:, :2])).astype(int)
   part = likely[top:bottom, left:right]
-  picture, _ = _shrunk(pixels, close, _MATTE_SIDE)
+  if not part.size:
+    return
+  picture = _drawn(pixels, *_grid(close.astype(int), _MATTE_SIDE))
   seen = cv2.resize(segmenter.people(picture), part.shape[1::-1], interpolation=cv2.INTER_CUBIC)
   seam = np.zeros((part.shape[0] + 2, part.shape[1] + 2), np.uint8)
   seam[1:-1, 1:-1] = 1

@@ -897,8 +897,12 @@ def test_a_film_goes_on_with_the_finder_that_it_began_with(clip, monkeypatch):
   note.write_text(begun.replace('"face finder": "embedded"', '"face finder": "mediapipe"'))
   assert "(other face finder)" in film_refusal(with_(face_finder="embedded"), clip, out)
   note.write_text(begun)
+  with monkeypatch.context() as patched:
+    patched.setattr(Studio, "segmenter", "selfie_segmentation")
+    assert "(other person segmenter)" in film_refusal(with_(face_finder="embedded"), clip, out)
+  opened.clear()
   relight_film(SMALL, clip, out)
-  assert opened == ["embedded"] * 3
+  assert opened == ["embedded"]
   assert len(frames_of(out)) == 6
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dpr_jax.film.moving_portrait import MovingPortrait, SteadySquare
+from dpr_jax.film.moving_portrait import MovingPortrait
+from dpr_jax.film.steady_square import SteadySquare
 from dpr_jax.light import sh
 from dpr_jax.portrait import matte, portrait
 from dpr_jax.portrait.faces import frame_face
