@@ -34,6 +34,7 @@ _WEB = Path(__file__).with_name("page")
 _START = "left"  # the preset of the first view
 _FRAMES, _FPS, _FILM_SIDE = 60, 15, 720
 _FILM_SECONDS = 300  # that a film may take
+_QUEUE, _AT_A_TIME = "relighting", 3
 _FILM_QUEUE, _FILMS_WAITING = "films", 4
 
 
@@ -335,6 +336,9 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
     )
     for event, place in ((made, photo_made), (filmed, films_made)):
       event.success(lambda: gr.Column(visible=True), None, place, api_visibility="private")
+  for function in page.fns.values():  # of which Gradio would work on so many each
+    if function.concurrency_id != _FILM_QUEUE:
+      function.concurrency_id, function.concurrency_limit = _QUEUE, _AT_A_TIME
   return page
 
 
@@ -356,7 +360,7 @@ def serving(
     host: the address to listen at; the default is reached from this machine alone.
     port: where to listen, or None: a free one from 7860 on.
     max_megabytes: of a request that uploads a file.
-    waiting: how many requests may wait beside a few films; two of them, and one film, are worked on at a time.
+    waiting: how many requests may wait beside a few films; three of them, and one film, are worked on at a time.
     hosts: the names under which browsers may ask for it, beside those of this machine and `host`.
     folder_megabytes: of all that was uploaded or made in the last hour; what is not in use makes room.
 
@@ -373,8 +377,8 @@ def serving(
     start = PRESETS[_START]
     service.relight_for_screen(example, Wish(start))  # compiles, so that the first visitor need not wait for it
     page = build(service, folder, example)
-    page.queue(max_size=waiting + _FILMS_WAITING, default_concurrency_limit=2)
-    guard(page, folder, {None: waiting, _FILM_QUEUE: _FILMS_WAITING})
+    page.queue(max_size=waiting + _FILMS_WAITING)
+    guard(page, folder, {_QUEUE: waiting, _FILM_QUEUE: _FILMS_WAITING})
     try:
       _, address, _ = page.launch(
         server_name=host,

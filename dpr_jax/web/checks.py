@@ -12,7 +12,7 @@ from dpr_jax.web.upload_folder import UploadFolder
 _LONGEST_TEXT = 200  # of a choice
 
 
-def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, int]) -> None:
+def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str, int]) -> None:
   """Refuses what a page's components could not have sent, in a line that holds nothing of it, and unlogged.
 
   Wrong types are refused when they arrive, by 422. Files must lie in `folder`, whatever they say of themselves: Gradio
@@ -21,8 +21,8 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
   Args:
     page: whose `queue` has been called.
     folder: where uploads lie.
-    waiting: how many requests may wait for each of the functions of a `concurrency_id`; under None, for all others
-      together.
+    waiting: how many requests may wait for all functions of a `concurrency_id` together; every function has one of
+      these.
   """
   queue = page._queue
   push, process, preprocess = queue.push, page.process_api, page.preprocess_data
@@ -33,10 +33,9 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str | None, in
       return False, "there is no such function", "error"
     if problems := _problems(function, body.data):
       return False, problems, "validator_error"
-    queue_name = function.concurrency_id if function.concurrency_id in waiting else None
-    queues = queue.event_queue_per_concurrency_id.items()
-    now = sum(len(each.queue) for name, each in queues if (name if name in waiting else None) == queue_name)
-    if now >= waiting[queue_name]:
+    waiting_now = queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+    now = len(waiting_now.queue) if waiting_now else 0
+    if now >= waiting[function.concurrency_id]:
       return False, f"Queue is full: {now} requests of this kind wait already.", "queue_full"
     return await push(body, request, username)
 
