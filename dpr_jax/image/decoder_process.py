@@ -8,9 +8,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,8 @@ MOST_BYTES = 3 * 2**30  # of address space, of which code and what is idle take 
 _PROCESSES = 3  # at a time
 _WALL_FACTOR = 8  # seconds by the clock for each of a processor, which is shared
 _LONGEST_HEAD = 2**16
+_LAST_WORDS, _MOST_WORDS = 2**12, 2**20  # bytes that are looked at, and that may be printed
+_NO_MEMORY = re.compile(rb"bad_alloc|(?i:out of memory|cannot allocate memory|insufficient memory)")
 _DTYPES = ("uint8", "uint16", "float32")
 _BYTES, _TUPLES = ("icc_profile", "exif", "xmp"), ("dpi", "chromaticities")  # fields of a photo
 
@@ -99,12 +103,13 @@ class _Decoder:
 
   def __init__(self, seconds: int, most_bytes: int):
     self._seconds, self._most_bytes, self._is_late = seconds, most_bytes, False
+    self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what libraries have to say of files; closed by `end`
     folders = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     self._process = subprocess.Popen(
       [sys.executable, "-m", "dpr_jax.image.decoder_process", str(seconds), str(most_bytes)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,  # what libraries have to say of files
+      stderr=self._said,
       env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"},
       start_new_session=True,  # Ctrl-C is for whoever asks
     )
@@ -136,7 +141,10 @@ class _Decoder:
   def why_ended(self) -> str:
     if self._is_late or self._process.returncode == -getattr(signal, "SIGXCPU", 0):
       return f"it takes more than {self._seconds} seconds"
-    return f"it is damaged, or takes more than {self._most_bytes // 2**20} MiB of memory"
+    # The system kills who has too much; native code that gets none says so, or dies of it as of anything else.
+    if self._process.returncode == -getattr(signal, "SIGKILL", 0) or _NO_MEMORY.search(self._last_words):
+      return f"it takes more than {self._most_bytes // 2**20} MiB of memory, or than there is"
+    return "it is damaged, and its decoder crashed over it"
 
   def end(self) -> None:
     with contextlib.suppress(OSError):
@@ -147,6 +155,10 @@ class _Decoder:
       self._process.kill()
       self._process.wait()
     self._process.stdout.close()
+    if not self._said.closed:
+      self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _LAST_WORDS))
+      self._last_words = self._said.read()
+      self._said.close()
 
 
 def _send(stream: BinaryIO, values: dict[str, Any]) -> None:
@@ -196,6 +208,7 @@ def _limit_memory(most_bytes: int) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_WORDS, _MOST_WORDS))  # nothing is written but what is printed
 
 
 @contextlib.contextmanager

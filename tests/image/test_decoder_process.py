@@ -128,6 +128,28 @@ def test_memory_is_bounded(tmp_path):
     decoders.close()
 
 
+@pytest.mark.parametrize(
+  ("dies", "why"),
+  [
+    ("os.kill(os.getpid(), 11)", "it is damaged, and its decoder crashed over it"),
+    ("os.kill(os.getpid(), 9)", "it takes more than 3072 MiB of memory, or than there is"),
+    ("os.write(2, b'what():  std::bad_alloc'); os.abort()", "it takes more than 3072 MiB of memory, or than there is"),
+  ],
+)
+def test_a_crash_is_told_from_a_lack_of_memory(tmp_path, monkeypatch, dies, why):
+  (tmp_path / "sitecustomize.py").write_text(
+    f"import os, sys\nif 'decoder_process' in ' '.join(sys.orig_argv): sys.stdin.readline(); {dies}"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+  decoders = Decoders()
+  try:
+    with pytest.raises(BadInput) as refused:
+      decoders.read_photo(tmp_path / "photo.png", 10**8)
+    assert str(refused.value) == f"{tmp_path / 'photo.png'}: cannot be decoded ({why})"
+  finally:
+    decoders.close()
+
+
 def test_a_process_that_is_killed_costs_its_own_photo_at_most(tmp_path):
   (tmp_path / "scans.jpg").write_bytes(many_scans(100, 4000))
   write_photo(tmp_path / "photo.png", Photo(astronaut()))
