@@ -243,7 +243,7 @@ def _serve(seconds: int, most_bytes: int) -> None:
     except BadInput as error:
       values = {"refusal": str(error)}
     except MemoryError:
-      values = {"refusal": f"{request['path']}: takes more than {most_bytes // 2**20} MiB of memory to decode"}
+      values = {"refusal": f"{request['path']}: takes more memory to decode than there is"}
     _send(replies, values)
     del values  # else it is there while the next one is read
 

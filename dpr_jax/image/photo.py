@@ -162,8 +162,10 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
       if width * height > max_pixels:
         raise BadInput(f"{path}: {width} x {height} pixels are more than the {max_pixels} allowed")
       return opened.read()
-  except (BadInput, MemoryError):
+  except BadInput:
     raise
+  except MemoryError:
+    raise BadInput(f"{path}: takes more memory to decode than there is") from None
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
   except Exception as error:  # Pillow's decoders answer damaged files with nearly any exception
@@ -452,7 +454,8 @@ def _dpi(image: Image.Image, on_its_side: bool) -> tuple[float, float] | None:
 def _decode_16_bit_colour(file: BinaryIO, image: ImageFile) -> np.ndarray:
   """Of a PNG, whose 8-bit reading is `image`: `[H, W, 3 or 4]` uint16 RGB, perhaps with alpha."""
   file.seek(0)
-  pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+  with native_log_silenced():
+    pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
   if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
     raise ValueError("16-bit pixels that OpenCV cannot decode")
   pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)

@@ -122,7 +122,7 @@ def test_memory_is_bounded(tmp_path):
   (tmp_path / "large.bmp").write_bytes(header)
   decoders = Decoders(most_bytes=2**30)
   try:
-    with pytest.raises(BadInput, match=r"large\.bmp: takes more than 1024 MiB of memory to decode"):
+    with pytest.raises(BadInput, match=r"large\.bmp: takes more memory to decode than there is"):
       decoders.read_photo(tmp_path / "large.bmp", 2**31)
   finally:
     decoders.close()

@@ -705,6 +705,19 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path, monke
   assert "more than 100 scans" in refusal(saved(tmp_path, with_scans(data, 200)))
 
 
+def test_what_libraries_say_of_16_bits_stays_with_them(tmp_path, capfd):
+  rows = b"".join(b"\0" + row.tobytes() for row in noise((4, 5, 3), np.uint16).astype(">u2"))
+  assert read_photo(saved(tmp_path, png(5, 4, 16, 2, rows + bytes(99)))).pixels.dtype == np.uint16
+  assert capfd.readouterr() == ("", "")
+
+
+def test_a_lack_of_memory_is_a_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(photo_module, "_load", lambda _: bytearray(2**62))
+  assert refusal(saved(tmp_path, encoded(Image.fromarray(noise((4, 5, 3))), "PNG"))).endswith(
+    "takes more memory to decode than there is"
+  )
+
+
 def test_the_odd_cases_look_like_the_plain_one(shared):
   """The synthetic face as cameras and tools write it; each with the mean difference that its own coding makes."""
   plain = read_photo(shared("cases/odd/plain.jpg")).pixels.astype(float)
