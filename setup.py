@@ -41,8 +41,8 @@ setup(
   license_files=["LICENSE", "NOTICE"],
   packages=find_packages(include=["dpr_jax", "dpr_jax.*", "data_gen", "data_gen.*"]),
   package_data={
-    "dpr_jax": ["py.typed", "weights/*.npz", "web/page/*"],
-    "data_gen": ["canonical_face.npz", "heads/landmarks.csv"],
+    "dpr_jax": ["py.typed", "portrait/canonical_face.npz", "weights/*.npz", "web/page/*"],
+    "data_gen": ["heads/landmarks.csv"],
   },
   entry_points={"console_scripts": ["dpr-jax = dpr_jax.cli.program:main"]},
   python_requires=">=3.11",

@@ -43,9 +43,10 @@ from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS, Light
 from dpr_jax.light.shading import face_shading
 from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
-from dpr_jax.network.ratio_network import RatioEncoding
+from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet, Surface
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, open_face_finder
+from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
+from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
 from dpr_jax.train import metrics
 
@@ -217,16 +218,22 @@ def mesh(finder: FaceFinder) -> Method:
   return see
 
 
-def network(weights: str) -> Method:
-  """A relighting network at the size that its kind is made for."""
+def network(weights: str, finder: FaceFinder) -> Method:
+  """A relighting network at the size that its kind is made for; ours knows of the landmarks, as in `Portrait`."""
   params = load_params(weights)
-  native = network_for(params).native_size
+  kind = network_for(params)
+  native = kind.native_size
+
+  def surface(pixels: np.ndarray) -> list[Surface]:
+    faces = finder.find(pixels) if isinstance(kind, RatioHourglassNet) else []
+    whole = Framing(np.eye(2, 3), 0.0, len(pixels))
+    return [mesh_surface(face, whole, native // kind.shape_cell) for face in faces[:1]]
 
   def see(scene: Scene, name: str) -> Seen:
     size = len(scene.mask)
     lightness = color.lightness_of_luminance(luminance_of(scene.pictures[name]))
     square = cv2.resize(lightness, (native, native), interpolation=cv2.INTER_CUBIC if native > size else cv2.INTER_AREA)
-    encoding = encode_luminance(params, np.clip(square, 0, 1)[None, ..., None])
+    encoding = encode_luminance(params, np.clip(square, 0, 1)[None, ..., None], *surface(scene.pictures[name]))
     own = jax.tree.map(lambda part: np.asarray(part)[0], encoding.light)
     numbers = light_module.harmonics(own)[0] if isinstance(own, Light) else own
 
@@ -405,16 +412,16 @@ def main() -> None:
     return opened[0]
 
   scenes = [scene(model, arguments.scenes, number, arguments.size) for number in range(arguments.heads)]
-  networks = {name: network(name) for name in arguments.weights}
   results = collections.OrderedDict()
   with open_face_finder(arguments.face_finder) as finder:
     baselines = {"identity": identity, "true shape": true_shape, f"mesh of {finder.name}": mesh(finder)}
+    networks = {name: network(name, finder) for name in arguments.weights}
     for name, method in (baselines | networks).items():
       results[name] = evaluate(method, scenes)
-  report(results)
-  if arguments.sheet:
-    shown = {"true shape": true_shape} | networks
-    draw_sheet(arguments.sheet, scenes[: arguments.sheet_heads], shown)
+    report(results)
+    if arguments.sheet:
+      shown = {"true shape": true_shape} | networks
+      draw_sheet(arguments.sheet, scenes[: arguments.sheet_heads], shown)
 
 
 if __name__ == "__main__":

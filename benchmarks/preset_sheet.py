@@ -34,7 +34,6 @@ import numpy as np
 from real_portraits import largest, largest_jump, mean_change, photos, reached
 from skimage import data
 
-from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder.teacher import split_portraits
 from dpr_jax.image import color
 from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
@@ -42,6 +41,7 @@ from dpr_jax.image.pictures import shrink, sphere
 from dpr_jax.light.light import Light
 from dpr_jax.network import traced
 from dpr_jax.network.weights import load_params
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
 from dpr_jax.portrait.lights import PRESETS, parse_light
 from dpr_jax.portrait.portrait import Portrait

@@ -50,7 +50,8 @@ from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, open_face_finder
+from dpr_jax.portrait.faces import FACE_FINDERS, Face, FaceFinder, Framing, open_face_finder
+from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
 from dpr_jax.train import metrics
 
@@ -71,6 +72,7 @@ REFERENCE = "official-512"
 
 _HEIGHT, _WIDTH = 192, 168
 _SIDE, _TOP, _LEFT = 320, 74, 76  # of the square, and where in it the crop lies
+_WHOLE = Framing(np.eye(2, 3), 0.0, _SIDE)  # the square as it is
 _FLASH_SIZE = 5.0  # degrees
 _AMBIENT = 0.3
 _OTHERS = 6  # subjects whose estimates are averaged
@@ -167,23 +169,50 @@ def identity() -> Method:
   return Method((), None, lambda source: lambda light, stops: source)
 
 
-def network(weights: str, size: int | None) -> Method:
+FindFace = Callable[[np.ndarray], Face]
+
+
+def face_finding(finder: FaceFinder) -> FindFace:
+  """How to find the face of a frontal photo, a square `[320, 320]`; each is looked at once."""
+  found: dict[bytes, Face] = {}
+
+  def find(source: np.ndarray) -> Face:
+    key = source.tobytes()
+    if key not in found:
+      faces = finder.find(_pixels_of(source))
+      if not faces:
+        raise SystemExit("no face was found in a frontal photo")
+      found[key] = faces[0]
+    return found[key]
+
+  return find
+
+
+def _pixels_of(source: np.ndarray) -> np.ndarray:
+  """A square `[320, 320]` as a photo, `[320, 320, 3]` uint8."""
+  return np.repeat(np.rint(255 * source).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def network(weights: str, size: int | None, find: FindFace) -> Method:
   """A relighting network, at a size or at the one that its kind is made for."""
   params = load_params(weights)
   kind = network_for(params)
   size = size or kind.native_size
-  directions = _LAMPS if isinstance(kind, RatioHourglassNet) else _PUBLISHED
+  knows_shape = isinstance(kind, RatioHourglassNet)
+  directions = _LAMPS if knows_shape else _PUBLISHED
 
-  def encode(picture):
+  def encode(picture, source):
     picture = np.clip(cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
-    return encode_luminance(params, lightness_of_gray(picture)[None, ..., None])
+    # As `Portrait` does it: the landmarks are a second opinion on the shape.
+    surface = [mesh_surface(find(source), _WHOLE, size // kind.shape_cell)] if knows_shape else []
+    return encode_luminance(params, lightness_of_gray(picture)[None, ..., None], *surface)
 
   def estimate(picture, source):
-    own = jax.tree.map(lambda part: np.asarray(part)[0], encode(picture).light)
+    own = jax.tree.map(lambda part: np.asarray(part)[0], encode(picture, source).light)
     return light_module.as_light(own)
 
   def open_source(source):
-    encoding = encode(source)
+    encoding = encode(source, source)
 
     def relight(light, stops):
       batch = jax.tree.map(lambda part: part[None], light)
@@ -206,8 +235,8 @@ class Shape(NamedTuple):
 class RatioImages:
   """The ratio images of MediaPipe's mesh, in linear light."""
 
-  def __init__(self, finder: FaceFinder):
-    self._finder = finder
+  def __init__(self, find: FindFace):
+    self._find = find
     self._shapes: dict[bytes, Shape] = {}
 
   def methods(self) -> dict[str, Method]:
@@ -224,11 +253,7 @@ class RatioImages:
     """The shape of the subject of a frontal photo, a square `[320, 320]`."""
     key = source.tobytes()
     if key not in self._shapes:
-      pixels = np.repeat(np.rint(255 * source).astype(np.uint8)[..., None], 3, axis=-1)
-      faces = self._finder.find(pixels)
-      if not faces:
-        raise SystemExit("no face was found in a frontal photo")
-      maps = face_mesh.face_maps(pixels, faces[0])
+      maps = face_mesh.face_maps(_pixels_of(source), self._find(source))
       normal, mask = normals.extend_to_frame(maps)
       self._shapes[key] = Shape(normal, relief.extend_to_frame(maps), skin_mask(maps, mask))
     return self._shapes[key]
@@ -415,11 +440,12 @@ def main() -> None:
   subjects = {folder.name: read_subject(folder, as_stored=arguments.as_stored) for folder in folders}
   results = {}
   with open_face_finder(arguments.face_finder) as finder:
-    baselines = {} if arguments.no_baselines else {"identity": identity(), **RatioImages(finder).methods()}
+    find = face_finding(finder)
+    baselines = {} if arguments.no_baselines else {"identity": identity(), **RatioImages(find).methods()}
     for name, method in baselines.items():
       results[name] = evaluate(method, subjects, as_stored=arguments.as_stored)
-  for weights in arguments.weights.split(","):
-    results[weights] = evaluate(network(weights, arguments.size), subjects, as_stored=arguments.as_stored)
+    for weights in arguments.weights.split(","):
+      results[weights] = evaluate(network(weights, arguments.size, find), subjects, as_stored=arguments.as_stored)
   _report(results, len(subjects), as_stored=arguments.as_stored)
   if arguments.out:
     arguments.out.write_text(json.dumps(results))

@@ -10,18 +10,15 @@ from typing import NamedTuple
 import igl
 import numpy as np
 
-from data_gen.canonical_face import canonical_face
 from data_gen.face_maps import FaceMaps, Label
 from data_gen.rasterize import rasterize
 from dpr_jax.base.native_libraries import import_native
+from dpr_jax.portrait.canonical_face import canonical_face
 from dpr_jax.portrait.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face
+from dpr_jax.portrait.landmark_mesh import canonical_rotation, face_mesh
 
 cv2 = import_native("cv2")
 
-# MediaPipe's depth grows by this much too much per unit of height on the face, so that its normals point down. Measured
-# on 799 frontal portraits against structure from motion: when a head turns, its landmarks move sideways by their true
-# depth.
-LEAN = 0.07
 # Numbers of landmarks, from MediaPipe's documentation of the face mesh. Left and right as seen in the picture.
 LEFT_BROW = [46, 52, 53, 55, 63, 65, 66, 70, 105, 107]
 RIGHT_BROW = [276, 282, 283, 285, 293, 295, 296, 300, 334, 336]
@@ -88,31 +85,13 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
   return FaceMaps(normal, label, landmarks, landmarks, depth)
 
 
-def face_mesh(face: Face) -> np.ndarray:
-  """MediaPipe's mesh `[468, 3]` in pixels of the photo, its lean corrected; y is minus the photo's.
-
-  The lean is a shear of depth along the height of the face: in the head's own frame z = z_true + LEAN * y. It is taken
-  out of z alone, as the landmarks lie right in the photo, and along the way up of the head as the photo shows it.
-
-  Raises:
-    ValueError: the face has no depth.
-  """
-  if face.depth is None:
-    raise ValueError("a face without depth has no mesh")
-  count = len(canonical_face().vertices)  # the landmarks beyond are the irises
-  mesh = np.column_stack([face.landmarks[:count] * (1, -1), face.depth[:count]])
-  up = _rotation(mesh)[:2, 1]
-  mesh[:, 2] -= LEAN * (mesh[:, :2] - mesh[:, :2].mean(axis=0)) @ up / np.linalg.norm(up)
-  return mesh
-
-
 def head_pose(face: Face) -> HeadPose:
   """The rotation that lays the canonical face on the straightened mesh (Umeyama 1991), in degrees.
 
   Raises:
     ValueError: the face has no depth.
   """
-  rotation = _rotation(face_mesh(face))
+  rotation = canonical_rotation(face_mesh(face))
   yaw = np.arcsin(np.clip(-rotation[2, 0], -1, 1))
   pitch = np.arctan2(-rotation[2, 1], rotation[2, 2])
   roll = np.arctan2(-rotation[1, 0], rotation[0, 0])
@@ -135,13 +114,6 @@ def _control() -> np.ndarray:
   triangles = canonical_face().triangles
   count = triangles.max() + 1
   return np.linalg.inv(igl.loop(np.eye(count), triangles, _SUBDIVISIONS)[0][:count])
-
-
-def _rotation(mesh: np.ndarray) -> np.ndarray:
-  """`[3, 3]`: from the canonical face to the mesh, with the best scale and shift."""
-  canonical = canonical_face().vertices
-  u, _, vt = np.linalg.svd((mesh - mesh.mean(axis=0)).T @ (canonical - canonical.mean(axis=0)))
-  return u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
 
 
 def _box(corners: np.ndarray, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:

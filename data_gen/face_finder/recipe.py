@@ -14,7 +14,6 @@ import numpy as np
 import skimage
 from absl import logging
 
-from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder import training
 from data_gen.face_finder.examples import Examples, FaceExample, face_example, in_background
 from data_gen.face_finder.patterns import draw_pattern
@@ -29,6 +28,7 @@ from dpr_jax.base.output_files import atomic_output
 from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.network.weights import read_archive, save_params
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squares, face_square, shrunk
 from dpr_jax.portrait.face_networks import LANDMARK_SIZE, FaceDetector, FaceLandmarker
 from dpr_jax.portrait.faces import Face, overlap

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen.canonical_face import mirrored_landmarks
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.faces import Face, FaceFinder
 from dpr_jax.records import split_of
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen.face_mesh import LEAN
 from data_gen.heads.morphable_head import MorphableHead
 from dpr_jax.base.errors import BadInput
+from dpr_jax.portrait.landmark_mesh import LEAN
 
 COUNT = 478
 CORRESPONDENCE = Path(__file__).with_name("landmarks.csv")

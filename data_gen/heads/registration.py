@@ -11,7 +11,6 @@ import sys
 import igl
 import numpy as np
 
-from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_mesh import face_mesh, head_pose
 from data_gen.heads import attachments, lighting, materials
 from data_gen.heads import morphable_head as parts
@@ -21,6 +20,7 @@ from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.rendering import picture_of
 from data_gen.rasterize import rasterize
 from dpr_jax.base.errors import BadInput
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
 _SIZE = 640

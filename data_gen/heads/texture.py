@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen.face_mesh import LEAN
 from data_gen.heads.landmarks import SurfacePoints
 from data_gen.heads.materials import Regions
 from data_gen.heads.morphable_head import MorphableHead
@@ -12,6 +11,7 @@ from data_gen.rasterize import rasterize
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.color import linearise
 from dpr_jax.portrait.faces import Face
+from dpr_jax.portrait.landmark_mesh import LEAN
 
 cv2 = import_native("cv2")
 

@@ -110,7 +110,7 @@ class _Track:
 
   @property
   def face(self) -> Face:
-    return Face(self.steady.value[:, :2], self.steady.value[:, 2])
+    return Face(self.steady.value[:, :2], None if self.seen.depth is None else self.steady.value[:, 2])
 
 
 class FaceTracker:

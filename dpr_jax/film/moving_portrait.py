@@ -19,7 +19,7 @@ from dpr_jax.film.steady_square import SteadySquare
 from dpr_jax.network.networks import network_for
 from dpr_jax.portrait.faces import Face, FaceFinder, Framing, frame_face
 from dpr_jax.portrait.person import Segmenter
-from dpr_jax.portrait.portrait import FramedFace, Portrait, encode_square, skin_of, weigh_square, with_person
+from dpr_jax.portrait.portrait import FramedFace, Portrait, encode_square, weigh_square, with_person
 from dpr_jax.portrait.relighting import Params
 from dpr_jax.portrait.square import cut_square
 
@@ -86,9 +86,7 @@ class MovingPortrait:
     picture = np.clip(np.rint(steady.picture), 0, 255).astype(np.uint8)
     steady.weigh(weigh_square(picture, framing, tracked.face, pixels.shape, matte), seconds)
     presence = np.float32(tracked.presence)
-    framed = encode_square(
-      self._params, steady.picture, framing, presence * steady.weight, skin_of(tracked.face, framing)
-    )
+    framed = encode_square(self._params, steady.picture, framing, tracked.face, presence * steady.weight)
     return framed if matte is None else with_person(framed, matte._replace(share=presence * matte.share))
 
   def state(self) -> dict[str, np.ndarray]:

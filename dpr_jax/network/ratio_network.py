@@ -31,6 +31,8 @@ _MEAN_FACE_SIDE, _MEAN_FACE_GAIN = 64, 20.0
 _LANDMARKS = 8
 _LIGHT_HIDDEN = 128
 _LEARNT = 0.2
+# How much a surface that is known from elsewhere counts beside what the network sees.
+_SURFACE_SHARE = 0.5
 _LAMP_SIZES = (2.0, 40.0)  # degrees
 
 
@@ -50,6 +52,20 @@ class Shape(NamedTuple):
   normal: jax.Array
   depth: jax.Array
   skin: jax.Array
+
+
+class Surface(NamedTuple):
+  """What is known from elsewhere of the shape of faces: a second opinion, as of a face finder's landmarks.
+
+  Attributes:
+    normal: `[B, h, w, 3]`, as `Shape.normal`; unit where `weight` is positive.
+    depth: `[B, h, w, 1]`, as `Shape.depth`.
+    weight: `[B, h, w, 1]` in [0, 1], where it is known.
+  """
+
+  normal: jax.Array
+  depth: jax.Array
+  weight: jax.Array
 
 
 class RatioEncoding(NamedTuple):
@@ -97,6 +113,7 @@ class RatioHourglassNet(nn.Module):
 
   native_size = 256
   size_multiple = _SHRINK * 2**NUM_LEVELS
+  shape_cell = _SHRINK
   gray = True
   light_size = 9
 
@@ -117,7 +134,7 @@ class RatioHourglassNet(nn.Module):
     self.depth_head = DepthHead()
     self.light_head = LightHead()
 
-  def encode(self, luminance: jax.Array, train: bool = False) -> RatioEncoding:
+  def encode(self, luminance: jax.Array, train: bool = False, surface: Surface | None = None) -> RatioEncoding:
     """Everything that does not depend on the target light.
 
     After training a photo is seen twice, the second time in a mirror, and the answers are averaged: so the relit mirror
@@ -126,6 +143,7 @@ class RatioHourglassNet(nn.Module):
     Args:
       luminance: `[B, H, W, 1]`, L / 100 in [0, 1]; H and W multiples of `size_multiple`.
       train: batch statistics of this batch instead of the running ones.
+      surface: of these faces, where more is known of it; the shape is then the mean of both.
 
     Raises:
       ValueError: wrong rank, channels or size.
@@ -138,6 +156,8 @@ class RatioHourglassNet(nn.Module):
       face, own, shape = self._see(luminance, train)
     else:
       face, own, shape = _mean_of_mirror_images(*self._see(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train))
+    if surface is not None:
+      shape = _mean_shape(shape, surface)
     bright, skin = _shrunk_luminance(shape.luminance)[..., 0], shape.skin[..., 0]
     if train:
       shading = render(shape, own)
@@ -387,6 +407,19 @@ def _shrink(x: jax.Array) -> jax.Array:
 def _shrunk_luminance(lightness: jax.Array) -> jax.Array:
   """L / 100 `[B, H, W, 1]` -> linear luminance `[B, H/4, W/4, 1]`."""
   return _shrink(color.luminance_of_lightness(lightness)).mean(axis=-1, keepdims=True)
+
+
+def _mean_shape(shape: Shape, surface: Surface) -> Shape:
+  """What the network sees and what is known beside: they err in different ways, and their mean less than either."""
+  share = _SURFACE_SHARE * surface.weight
+  normal = (1 - share) * shape.normal + share * surface.normal
+  # Each depth has an unknown zero.
+  apart = ((shape.depth - surface.depth) * surface.weight).sum((1, 2), keepdims=True)
+  apart /= surface.weight.sum((1, 2), keepdims=True) + 1e-6
+  return shape._replace(
+    normal=normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True)),
+    depth=(1 - share) * shape.depth + share * (surface.depth + apart),
+  )
 
 
 def _mean_of_mirror_images(face: jax.Array, own: Light, shape: Shape) -> tuple[jax.Array, Light, Shape]:

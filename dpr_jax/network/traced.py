@@ -20,9 +20,9 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.light.light import Light
 from dpr_jax.network.encoding import Encoding
-from dpr_jax.network.ratio_network import RatioEncoding, Shape
+from dpr_jax.network.ratio_network import RatioEncoding, Shape, Surface
 
-for _part in (Encoding, Light, RatioEncoding, Shape):
+for _part in (Encoding, Light, RatioEncoding, Shape, Surface):
   export.register_namedtuple_serialization(_part, serialized_name=f"dpr_jax.{_part.__name__}")
 
 _folder: Path | None = None

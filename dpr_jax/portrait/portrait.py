@@ -20,10 +20,11 @@ from dpr_jax.light.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import network_for
-from dpr_jax.network.ratio_network import RatioEncoding
+from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet
 from dpr_jax.portrait import person_shape
 from dpr_jax.portrait.edits import Edit, apply_edits, within_stops
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
+from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.portrait.matte import head_weight
 from dpr_jax.portrait.person import Matte, Segmenter, find_person
 from dpr_jax.portrait.person_shape import PersonShape
@@ -152,7 +153,7 @@ class Portrait:
     square = cut_square(self.pixels, framing)
     matte = segmenter and find_person(segmenter, self.pixels, face, framing, others)
     weight = weigh_square(square, framing, face, self.pixels.shape, matte)
-    framed = encode_square(self._params, square, framing, weight, skin_of(face, framing), dtype=self._dtype)
+    framed = encode_square(self._params, square, framing, face, weight, dtype=self._dtype)
     return framed if matte is None else with_person(framed, matte)
 
   def relight(
@@ -391,8 +392,8 @@ def encode_square(
   params: Params,
   square: np.ndarray,
   framing: Framing,
+  face: Face,
   weight: np.ndarray,
-  skin: np.ndarray,
   *,
   dtype: jnp.dtype | None = None,
 ) -> FramedFace:
@@ -402,26 +403,30 @@ def encode_square(
     params: from `load_params`.
     square: `[S, S, 3]` RGB in gray levels, 0 to 255, uint8 or floating point.
     framing: where the square lies.
+    face: the face in it, in pixels of the photo.
     weight: `[S, S]`, from `weigh_square`.
-    skin: `[S, S]`, from `skin_of`.
     dtype: compute type of the convolutions.
   """
-  lightness, encoding, source_light = _see(params, square, framing, dtype)
-  return FramedFace(framing, lightness, weight, skin, encoding, source_light)
+  lightness, encoding, source_light = _see(params, square, framing, face, dtype)
+  return FramedFace(framing, lightness, weight, skin_of(face, framing), encoding, source_light)
 
 
 def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
   """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
   framing = frame_face(face, network_for(params).native_size if size is None else size)
-  return _see(params, cut_square(pixels, framing), framing, None)[2]
+  return _see(params, cut_square(pixels, framing), framing, face, None)[2]
 
 
 def _see(
-  params: Params, square: np.ndarray, framing: Framing, dtype: jnp.dtype | None
+  params: Params, square: np.ndarray, framing: Framing, face: Face, dtype: jnp.dtype | None
 ) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
   lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
-  encoding = traced.call(encode_luminance, params, lightness[None, ..., None], dtype=dtype)
+  surface = ()
+  network = network_for(params)
+  if isinstance(network, RatioHourglassNet) and face.depth is not None and len(square) % network.size_multiple == 0:
+    surface = (mesh_surface(face, framing, len(square) // network.shape_cell),)
+  encoding = traced.call(encode_luminance, params, lightness[None, ..., None], *surface, dtype=dtype)
   return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
 
 

@@ -20,7 +20,7 @@ from dpr_jax.light import light
 from dpr_jax.light.light import Light
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import Network, network_for
-from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet
+from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet, Surface
 from dpr_jax.portrait.compositing import multiply_light
 
 Params = Any  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
@@ -74,17 +74,19 @@ def _pad_to_multiple(luminance: jax.Array, multiple: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def encode_luminance(
-  params: Params, luminance: jax.Array, *, dtype: jnp.dtype | None = None
+  params: Params, luminance: jax.Array, surface: Surface | None = None, *, dtype: jnp.dtype | None = None
 ) -> Encoding | RatioEncoding:
   """The part of the network before the target light; see `HourglassNet.encode` and `RatioHourglassNet.encode`.
 
   Args:
     params: of any of the networks.
     luminance: L / 100, `[B, H, W, 1]` of any size.
+    surface: what is known of the faces' shape; for our network, and sides that are multiples of its `size_multiple`.
     dtype: compute type of the convolutions.
   """
   network = network_for(params, dtype)
-  return _apply(network, params, _pad_to_multiple(luminance, network.size_multiple), method="encode")
+  options = {} if surface is None else {"surface": surface}
+  return _apply(network, params, _pad_to_multiple(luminance, network.size_multiple), method="encode", **options)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "dtype", "exposure_stops"))

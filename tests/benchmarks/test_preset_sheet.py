@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_gen.canonical_face import mirrored_landmarks
 from dpr_jax.image import color
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE, Face, frame_face
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

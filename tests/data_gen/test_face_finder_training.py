@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_gen.canonical_face import mirrored_landmarks
 from data_gen.face_finder import patterns, training
 from data_gen.face_finder.examples import (
   CANVAS,
@@ -23,6 +22,7 @@ from data_gen.face_finder.examples import (
 )
 from data_gen.face_finder.teacher import split_portraits
 from dpr_jax.portrait import embedded_faces
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.face_networks import DETECTOR_SIDE, DETECTOR_STRIDE, FaceLandmarker, Landmarks, Proposals
 from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
 from tests.conftest import ROOT

@@ -14,6 +14,7 @@ from dpr_jax.portrait.faces import frame_face
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.square import cut_square
 from tests.film.test_face_track import Detector
+from tests.network.test_hourglass import SMALL_512
 from tests.portrait.test_portrait import OBLIQUE, face_at, painted_photo, stub_encode, stub_log_ratio
 
 FPS = 25
@@ -31,6 +32,7 @@ def nervous_log_ratio(params, encoding, luminance, target, *, dtype=None):
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch):
+  monkeypatch.setattr(portrait, "network_for", lambda params: SMALL_512)
   monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
   monkeypatch.setattr(portrait, "log_ratio", nervous_log_ratio)
 

@@ -22,6 +22,7 @@ from dpr_jax.network.ratio_network import (
   MeanFaceHead,
   RatioEncoding,
   Shape,
+  Surface,
   light_numbers,
 )
 from tests.network.test_hourglass import SMALL_RATIO, apply, random_variables, shapes
@@ -33,6 +34,7 @@ HEIGHT, WIDTH = 128, 64
 PHOTOS = np.random.default_rng(0).uniform(0.05, 0.95, (2, HEIGHT, WIDTH, 1)).astype(np.float32)
 encode = functools.partial(apply, NETWORK, VARIABLES, method="encode")
 log_ratio = functools.partial(apply, NETWORK, VARIABLES, method="log_ratio")
+encode_knowing = jax.jit(lambda surface: NETWORK.apply(VARIABLES, PHOTOS, surface=surface, method="encode"))
 decode = functools.partial(apply, NETWORK, VARIABLES, method="decode")
 
 
@@ -112,6 +114,42 @@ def test_under_its_own_light_a_photo_stays_as_it_is(seen):
   np.testing.assert_allclose(log_ratio(seen, seen.light), 0, atol=1e-4)
   np.testing.assert_allclose(decode(seen, seen.light), PHOTOS, atol=1e-4)
   assert np.abs(log_ratio(seen, TARGET)).max() > 0.3
+
+
+def tilted(weight):
+  """A surface that is known where `weight` `[h, w]` says, leaning to the right, of some unknown zero."""
+  normal = np.float32([0.6, -0.8, 0]) * np.ones((2, *weight.shape, 1), np.float32)
+  depth = 7 - 0.75 * np.arange(weight.shape[1], dtype=np.float32) / max(weight.shape)
+  depth = np.broadcast_to(depth[:, None], (2, *weight.shape, 1))
+  return Surface(normal, depth, np.broadcast_to(weight[..., None], (2, *weight.shape, 1)).astype(np.float32))
+
+
+def test_where_nothing_is_known_of_a_surface_the_shape_is_the_networks(seen):
+  nothing = jax.device_get(encode_knowing(tilted(np.zeros((HEIGHT // 4, WIDTH // 4)))))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), nothing, seen)
+
+
+def test_a_known_surface_is_half_of_the_shape(seen):
+  weight = np.zeros((HEIGHT // 4, WIDTH // 4))
+  weight[8:24, 4:12] = 1
+  surface = tilted(weight)
+  mixed = jax.device_get(encode_knowing(surface))
+  inside = weight > 0
+  half = seen.shape.normal[:, inside] + surface.normal[:, inside]
+  half /= np.linalg.norm(half, axis=-1, keepdims=True)
+  np.testing.assert_allclose(mixed.shape.normal[:, inside], half, atol=1e-4)
+  np.testing.assert_allclose(mixed.shape.normal[:, ~inside], seen.shape.normal[:, ~inside], atol=1e-4)
+  np.testing.assert_allclose(mixed.shape.depth[:, ~inside], seen.shape.depth[:, ~inside], atol=1e-4)
+  # The zero of what is known is moved to the network's: no wall stands at its border.
+  both = (mixed.shape.depth - seen.shape.depth)[:, inside]
+  np.testing.assert_allclose(both.mean(axis=1), 0, atol=1e-4)
+  slope = (seen.shape.depth + surface.depth)[:, inside] / 2
+  np.testing.assert_allclose(
+    mixed.shape.depth[:, inside] - slope,
+    (mixed.shape.depth[:, inside] - slope)[:, :1].repeat(inside.sum(), 1),
+    atol=1e-4,
+  )
+  np.testing.assert_allclose(log_ratio(mixed, mixed.light), 0, atol=1e-4)
 
 
 def luminance_seen(photo):

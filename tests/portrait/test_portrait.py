@@ -60,6 +60,7 @@ def stub_decode(params, encoding, lights, *, size, dtype=None):
 
 @pytest.fixture
 def stub(monkeypatch):
+  monkeypatch.setattr(portrait, "network_for", lambda params: SMALL_512)
   monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
   monkeypatch.setattr(portrait, "log_ratio", stub_log_ratio)
   monkeypatch.setattr(portrait, "decode_luminance", stub_decode)
