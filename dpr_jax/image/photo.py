@@ -59,8 +59,9 @@ _LONGEST_JPEG_XMP = 65504  # after the name of its namespace
 _LONGEST_XMP = 2**20
 _PNG_XMP = "XML:com.adobe.xmp"
 _METRES_PER_INCH = 0.0254
-# Of a progressive JPEG: cameras and encoders write about ten. Each passes over the whole picture.
-_MOST_SCANS = 100
+# Of a progressive JPEG: cameras and encoders write about ten, at most 16. Each passes over the whole picture, so that
+# of a large one more of them are refused earlier.
+_MOST_SCANS, _USUAL_SCANS, _MOST_SCANNED_PIXELS = 100, 16, 2**28
 _ORIENTATIONS_ON_THE_SIDE = (5, 6, 7, 8)  # the first row is the left or the right side
 
 _pillow_limit_lock = threading.Lock()
@@ -295,7 +296,7 @@ def _decode_tiff(tiff: TiffPixels) -> Photo:
 
 def _decode(image: ImageFile, file: BinaryIO) -> Photo:
   if isinstance(image, JpegImageFile) and image.info.get("progressive"):
-    _check_scans(file)
+    _check_scans(file, image.width * image.height)
   # Pillow reads 16-bit colour as 8 bits (gray it keeps), which only this raw mode, gone after loading, betrays.
   raw_mode = _raw_mode(image)
   _load(image)  # in full, so that a truncated file is noticed: OpenCV would fill the rest with gray
@@ -370,11 +371,12 @@ def _raw_mode(image: ImageFile) -> str:
   return arguments if isinstance(arguments, str) else str(arguments[0])
 
 
-def _check_scans(file: BinaryIO) -> None:
+def _check_scans(file: BinaryIO, pixels: int) -> None:
   """Raises ValueError on a progressive JPEG of so many scans that decoding takes minutes.
 
   Source: ITU-T T.81, annex B. In coded data 0xFF is followed by 0 or a restart marker; elsewhere lengths are counted.
   """
+  most = min(_MOST_SCANS, max(_USUAL_SCANS, _MOST_SCANNED_PIXELS // max(pixels, 1)))
   file.seek(0)
   content, place, scans = file.read(), 2, 0
   while marker := re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL).search(content, place):
@@ -384,8 +386,8 @@ def _check_scans(file: BinaryIO) -> None:
       return
     if code == 0xDA:
       scans += 1
-      if scans > _MOST_SCANS:
-        raise ValueError(f"a progressive JPEG of more than {_MOST_SCANS} scans")
+      if scans > most:
+        raise ValueError(f"a progressive JPEG of more than {most} scans")
     place += struct.unpack_from(">H", content, place)[0]
 
 

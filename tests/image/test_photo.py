@@ -703,6 +703,8 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path, monke
   assert_same(read_photo(saved(tmp_path, data[:2] + decoy + data[2:])), before)
   monkeypatch.setattr(photo_module, "_load", lambda _: pytest.fail("decoded"))
   assert "more than 100 scans" in refusal(saved(tmp_path, with_scans(data, 200)))
+  large = with_scans(encoded(Image.new("L", (3000, 3000)), "JPEG", progressive=True), 40)
+  assert "more than 29 scans" in refusal(saved(tmp_path, large))
 
 
 def test_what_libraries_say_of_16_bits_stays_with_them(tmp_path, capfd):
@@ -731,7 +733,7 @@ def test_the_odd_cases_look_like_the_plain_one(shared):
   assert read_photo(shared("cases/odd/cicp_p3.png")).icc_profile is not None
   assert (read_photo(shared("cases/odd/gray16_trns.png")).alpha == 0).sum() == 3600
   assert read_photo(shared("cases/odd/xmp.jpg")).dpi == (300, 300)
-  assert "more than 100 scans" in refusal(shared("cases/hostile/scans.jpg"))
+  assert "a progressive JPEG of more than 16 scans" in refusal(shared("cases/hostile/scans.jpg"))
 
 
 # Folders.
