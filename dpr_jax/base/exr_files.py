@@ -4,6 +4,7 @@ Sizes are taken from the headers, for every part and channel, before memory is. 
 OpenEXR.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from dpr_jax.base.native_libraries import native_log_silenced
 MAGIC = b"\x76\x2f\x31\x01"
 _MOST_CHANNELS = 4  # for each pixel that is allowed, of all parts together
 _LARGEST_HALF = 65504.0
+_TYPES = (np.dtype("=u4"), np.dtype("=f2"), np.dtype("=f4"))  # by their numbers in OpenEXR
 
 _Window = tuple[int, int, int, int]  # left, top, width and height
 
@@ -71,17 +73,18 @@ def read_exr(path: str, check_size: Callable[[int, int], None], max_pixels: int,
         f"{_MOST_CHANNELS * max_pixels} are read"
       )
     names = _colour_channels(path, names, what)
-    with native_log_silenced(), OpenEXR.File(path, separate_channels=True) as file:
-      channels = file.channels()
-      stored = [np.asarray(channels[name].pixels) for name in names]
+    with native_log_silenced(), contextlib.closing(OpenEXR.InputFile(path)) as file:  # which decodes these alone
+      types = [_TYPES[file.header()["channels"][name].type.v] for name in names]
+      stored = [np.frombuffer(plane, kind) for plane, kind in zip(file.channels(names), types, strict=True)]
   except BadInput:
     raise
-  except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+  except (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({reason})") from None
-  if any(plane.shape != (window[3], window[2]) for plane in stored):
+  if any(plane.size != window[3] * window[2] for plane in stored):
     raise BadInput(f"{path}: its colours have fewer pixels than it has")
-  planes = _in_display(np.stack([plane.astype(np.float32) for plane in stored], axis=-1), window, display)
+  planes = np.stack([plane.astype(np.float32).reshape(window[3], window[2]) for plane in stored], axis=-1)
+  planes = _in_display(planes, window, display)
   count = 3 if len(names) >= 3 else 1
   return ExrPicture(
     planes[..., :3] if count == 3 else planes[..., 0],

@@ -1,6 +1,7 @@
 """Photos of linear light in floating point, in and out."""
 
 import dataclasses
+import time
 
 import numpy as np
 import OpenEXR
@@ -123,6 +124,13 @@ def test_what_is_no_photo_is_refused(tmp_path):
   large.write_bytes(large.read_bytes()[:-200])
   with pytest.raises(BadInput, match="not an OpenEXR file, or a damaged one"):
     read_photo(large)
+
+
+def test_other_parts_are_not_decoded(shared):
+  """Of the file, whose second part has 192 megapixels."""
+  before = time.process_time()
+  assert read_photo(shared("cases/hostile/parts.exr")).pixels.size < 1000
+  assert time.process_time() - before < 3
 
 
 def test_it_is_a_photo_by_its_content_and_passes_between_processes(tmp_path):
