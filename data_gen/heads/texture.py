@@ -6,6 +6,7 @@ import numpy as np
 
 from data_gen.heads.landmarks import SurfacePoints
 from data_gen.heads.materials import Regions
+from data_gen.heads.mesh import vertex_normals
 from data_gen.heads.morphable_head import MorphableHead
 from data_gen.rasterize import rasterize
 from dpr_jax.base.native_libraries import import_native
@@ -60,7 +61,7 @@ def portrait_texture(
   zoom = 2
   big = seen * zoom
   height, width = pixels.shape[:2]
-  normals = _normals(placed, model.triangles)
+  normals = vertex_normals(placed, model.triangles)
   _, depth = rasterize(big, model.triangles, np.zeros((len(big), 0)), height * zoom, width * zoom)
   column = np.clip(np.round(big[:, 0]).astype(int), 0, width * zoom - 1)
   row = np.clip(np.round(big[:, 1]).astype(int), 0, height * zoom - 1)
@@ -131,9 +132,3 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
   turn = u @ np.diag(signs) @ vt
   scale = float((values * signs).sum() / (a**2).sum())
   return scale, turn, target.mean(axis=0) - scale * turn @ source.mean(axis=0)
-
-
-def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-  from data_gen.heads.rendering import vertex_normals
-
-  return vertex_normals(vertices, triangles)

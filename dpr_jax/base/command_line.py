@@ -1,5 +1,6 @@
 """What the commands share: flags with dashes or underscores, one line for every error, exit codes."""
 
+import importlib.util
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ EXTRAS = {
   "orbax": "train",
   "tensorboardX": "train",
 }
+# Extras that bring others.
+_INCLUDED = {"app": ("film",), "train": ("data",)}
 
 
 def run(main: Callable[[], None]) -> None:
@@ -75,10 +78,33 @@ def _report(main: Callable[[], None]) -> None:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
       raise
-    fail(f'this needs the package {package}, of an extra: pip install "dpr_jax[{EXTRAS[package]}]"')
+    extra = getattr(sys.modules[main.__module__], "EXTRA", EXTRAS[package])
+    fail(missing_packages(package, extra))
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
+
+
+def missing_packages(package: str, extra: str) -> str:
+  """One line on a package that is not installed, and on what else is not that the same command may need.
+
+  Args:
+    package: that was asked for.
+    extra: that the command needs, or the package belongs to.
+  """
+  needed = {extra, EXTRAS[package], *_INCLUDED.get(extra, ())}
+  missing = sorted({package, *(name for name, of in EXTRAS.items() if of in needed and not _is_installed(name))})
+  brings = extra if EXTRAS[package] in (extra, *_INCLUDED.get(extra, ())) else f"{extra},{EXTRAS[package]}"
+  if len(missing) == 1:
+    return f'this needs the package {package}, of an extra: pip install "dpr_jax[{brings}]"'
+  return f'this needs the packages {", ".join(missing)}, of an extra: pip install "dpr_jax[{brings}]"'
+
+
+def _is_installed(package: str) -> bool:
+  try:
+    return importlib.util.find_spec(package) is not None
+  except ValueError:  # it was looked for, and is not there
+    return False
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ from absl import flags
 
 from dpr_jax.base.errors import BadInput
 
+EXTRA = "app"  # of the package, which brings what this command imports
+
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at; 0.0.0.0 is reached from other machines")
 _PORT = flags.DEFINE_integer("port", None, "where to listen; default: the first free one from 7860 on")
 _WEIGHTS = flags.DEFINE_list("weights", ["default"], "what can be chosen, as for relight.py; the first is the default")

@@ -10,6 +10,8 @@ from absl import flags
 
 from dpr_jax.base.errors import BadInput
 
+EXTRA = "train"  # of the package, which brings what this command imports
+
 _WEIGHTS = flags.DEFINE_multi_string(
   "weights",
   [],

@@ -18,6 +18,8 @@ from absl import flags
 
 from dpr_jax.base.errors import BadInput
 
+EXTRA = "data"  # of the package, which brings what this command imports
+
 _SOURCE = flags.DEFINE_string(
   "source",
   "synthetic",

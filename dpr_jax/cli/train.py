@@ -19,6 +19,8 @@ from ml_collections import ConfigDict, config_flags
 from dpr_jax.base import command_line
 from dpr_jax.base.errors import BadInput
 
+EXTRA = "train"  # of the package, which brings what this command imports
+
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "a file with get_config(), with :smoke for its small variant; --config.x.y=z sets a field of it"
 )

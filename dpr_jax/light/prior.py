@@ -118,14 +118,7 @@ def _scene(
   from_below = studio & (below < _FROM_BELOW_SHARE) & (jnp.arange(6) == 0)
   elevation = jnp.where(from_below, -jnp.abs(elevation), elevation)
   azimuth = jnp.where(side < 0.5, azimuth, -azimuth)
-  return jnp.maximum(power, 0), focus, kelvin, _directions(azimuth, elevation)
-
-
-def _directions(azimuth: jax.Array, elevation: jax.Array) -> jax.Array:
-  """`sh.direction` under `jit`."""
-  azimuth, elevation = jnp.radians(azimuth), jnp.radians(elevation)
-  level = jnp.cos(elevation)
-  return jnp.stack([-jnp.sin(azimuth) * level, -jnp.cos(azimuth) * level, jnp.sin(elevation)], axis=-1)
+  return jnp.maximum(power, 0), focus, kelvin, sh.direction(azimuth, elevation)
 
 
 def _lobes(directions: jax.Array, focus: jax.Array) -> jax.Array:
@@ -141,7 +134,8 @@ def _lobes(directions: jax.Array, focus: jax.Array) -> jax.Array:
 def _black_body(kelvin: jax.Array) -> jax.Array:
   """Linear RGB `[N, 3]` of luminance 1 of a black body: Planck's law at the wavelengths of sRGB's primaries.
 
-  White at 6500 K.
+  White at 6500 K. `color.lamp_colour` is nearer to the eye's; this one follows any temperature under `jit`, and the
+  numbers of datasets depend on it.
   """
 
   def planck(kelvin):

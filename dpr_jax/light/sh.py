@@ -133,12 +133,16 @@ def roll(degrees: float) -> np.ndarray:
   return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]], np.float32)
 
 
-def direction(azimuth: float, elevation: float) -> np.ndarray:
-  """Degrees -> unit direction `[3]`. (0, 0) is the camera; azimuth grows to the image's left, elevation upwards."""
-  azimuth, elevation = np.radians(azimuth), np.radians(elevation)
-  return np.array(
-    [-np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32
-  )
+def direction(azimuth: Array | float, elevation: Array | float) -> Array:
+  """Degrees `[...]` -> unit directions `[..., 3]`, float32.
+
+  (0, 0) is the camera; azimuth grows to the image's left, elevation upwards.
+  """
+  xp = _namespace(azimuth, elevation)
+  azimuth, elevation = xp.radians(azimuth), xp.radians(elevation)
+  level = xp.cos(elevation)
+  parts = [-xp.sin(azimuth) * level, -xp.cos(azimuth) * level, xp.sin(elevation)]
+  return xp.stack(parts, axis=-1).astype(xp.float32)
 
 
 def directional(towards: Array, ambient: float = 0.3, dc: float = 0.75) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dpr_jax.image import color
-from dpr_jax.light import exposure, light
+from dpr_jax.light import exposure, light, sh
 from dpr_jax.light import prior as light_prior
 from dpr_jax.light.light import Light
 from dpr_jax.light.shading import face_shading
@@ -111,16 +111,10 @@ def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Li
   has_lamp = numbers[4] < lamp_share
   return Light(
     soft=(soft * jnp.where(has_lamp, jnp.exp(fill), 1)[..., None])[..., None, :],
-    towards=_direction(jnp.radians(azimuth), jnp.radians(elevation))[..., None, :],
+    towards=sh.direction(azimuth, elevation)[..., None, :],
     irradiance=has_lamp.astype(jnp.float32)[..., None, None],
     size=jnp.exp(size)[..., None],
   )
-
-
-def _direction(azimuth: jax.Array, elevation: jax.Array) -> jax.Array:
-  """`sh.direction` of radians, in jnp."""
-  level = jnp.cos(elevation)
-  return jnp.stack([-jnp.sin(azimuth) * level, -jnp.cos(azimuth) * level, jnp.sin(elevation)], axis=-1)
 
 
 def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:

@@ -6,6 +6,7 @@ import runpy
 
 import pytest
 
+from dpr_jax.base import command_line
 from dpr_jax.base.command_line import EXTRAS, _with_recipe
 from dpr_jax.cli.program import COMMANDS
 from dpr_jax.image.photo import Photo, write_photo
@@ -96,6 +97,28 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(start, tmp_path
   )
   assert ended.returncode == 2
   assert ended.stderr == 'dpr-jax relight: this needs the package av, of an extra: pip install "dpr_jax[film]"\n'
+
+
+def test_all_packages_that_are_not_installed_are_named_at_once(start, tmp_path):  # noqa: F811
+  absent = ["grain", "google_crc32c", "numba"]
+  (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n")
+  arguments = ["--config=portraits_256:smoke", f"--workdir={tmp_path / 'run'}"]
+  ended = program(start, "train", *arguments, PYTHONPATH=str(tmp_path))
+  assert ended.returncode == 2
+  assert ended.stderr == (
+    'dpr-jax train: this needs the packages google_crc32c, grain, numba, of an extra: pip install "dpr_jax[train]"\n'
+  )
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_extra_brings_what_its_commands_need(monkeypatch):
+  recorded = {}
+  monkeypatch.setattr("setuptools.setup", lambda **keywords: recorded.update(keywords))
+  monkeypatch.chdir(ROOT)
+  runpy.run_path("setup.py")
+  for extra, others in command_line._INCLUDED.items():
+    for other in others:
+      assert set(recorded["extras_require"][other]) <= set(recorded["extras_require"][extra])
 
 
 def test_every_package_of_an_extra_can_be_had(monkeypatch):

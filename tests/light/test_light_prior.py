@@ -152,7 +152,7 @@ def test_black_bodies_against_planck_and_white():
 def test_lobes_are_spread_points():
   """Focus 1 is a point light, 0 even light; 2/3 nearly the clamped cosine; directions are those of `sh.direction`."""
   azimuth, elevation = np.array([30.0, -100.0, 200.0], np.float32), np.array([10.0, 60.0, -45.0], np.float32)
-  directions = light_prior._directions(jnp.asarray(azimuth), jnp.asarray(elevation))
+  directions = sh.direction(jnp.asarray(azimuth), jnp.asarray(elevation))
   expected = np.stack([sh.direction(*angles) for angles in zip(azimuth, elevation, strict=True)])
   np.testing.assert_allclose(directions, expected, atol=1e-6)
   point, cosine, even = np.asarray(light_prior._lobes(directions, jnp.array([1.0, 2 / 3, 0.0])))
