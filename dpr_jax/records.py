@@ -27,18 +27,22 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.input_files import check_regular
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.base.output_files import atomic_output
+from dpr_jax.base.tfrecord_files import FRAME_BYTES
+from dpr_jax.base.tfrecord_files import read_record_at as read_record_at
+from dpr_jax.base.tfrecord_files import read_tfrecords as read_tfrecords
+from dpr_jax.base.tfrecord_files import readable_offsets as readable_offsets
+from dpr_jax.base.tfrecord_files import record_offsets as record_offsets
+from dpr_jax.base.tfrecord_files import write_record as write_record
+from dpr_jax.base.tfrecord_files import write_tfrecords as write_tfrecords
 
 cv2 = import_native("cv2")
 
@@ -417,144 +421,6 @@ def _unit_normals(image: np.ndarray) -> np.ndarray:
 
 _LONGEST_SIDE = 8192  # of a picture in a record
 
-# A TFRecord frame: the payload's length and its checksum, the payload and its checksum, little endian.
-_HEADER = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
-
-
-def _masked_crc(data: bytes) -> int:
-  """CRC-32C, rotated and shifted by a constant, as TFRecord (and LevelDB) store it."""
-  crc = google_crc32c.value(data)
-  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def write_record(stream: BinaryIO, payload: bytes) -> None:
-  """Appends one TFRecord frame to an open file."""
-  length = struct.pack("<Q", len(payload))
-  stream.write(length + _CHECKSUM.pack(_masked_crc(length)))
-  stream.write(payload)
-  stream.write(_CHECKSUM.pack(_masked_crc(payload)))
-
-
-def write_tfrecords(path: str | os.PathLike, payloads: Iterable[bytes]) -> int:
-  """Writes a TFRecord file, which is complete or absent (`atomic_output`), over one of that name.
-
-  Returns:
-    The number of records.
-
-  Raises:
-    BadInput: the place cannot be written to (permission, disk full).
-  """
-  count = 0
-  with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
-    for payload in payloads:
-      write_record(file, payload)
-      count += 1
-  return count
-
-
-def read_tfrecords(path: str | os.PathLike) -> Iterator[bytes]:
-  """Yields the payloads of a TFRecord file in order, lengths and contents checked against their checksums.
-
-  Raises:
-    BadInput: the file cannot be read, is truncated or damaged; names the record, counted from 0.
-  """
-  with _open(path) as file:
-    for index, offset in enumerate(_offsets(file)):
-      yield _read_payload(file, offset, _record_name(file, index))
-
-
-def record_offsets(path: str | os.PathLike) -> np.ndarray:
-  """Where each record of a TFRecord file begins, `[N]` int64 bytes; reads the lengths, skips the payloads.
-
-  Raises:
-    BadInput: the file cannot be read, is truncated, or a length is damaged; names the record, counted from 0.
-  """
-  offsets, damage = readable_offsets(path)
-  if damage:
-    raise damage
-  return offsets
-
-
-def readable_offsets(path: str | os.PathLike) -> tuple[np.ndarray, BadInput | None]:
-  """`record_offsets` up to the first damage to the file's structure, and that damage, which hides all that follows.
-
-  Raises:
-    BadInput: the file cannot be read.
-  """
-  offsets = []
-  with _open(path) as file:
-    try:
-      for offset in _offsets(file):
-        offsets.append(offset)
-    except BadInput as damage:
-      return np.array(offsets, np.int64), damage
-  return np.array(offsets, np.int64), None
-
-
-def read_record_at(file: BinaryIO, offset: int, name: str = "") -> bytes:
-  """The payload that begins at `offset` of a file opened with `open(path, "rb")`, which threads may share.
-
-  Args:
-    file: the shard.
-    offset: of the record, in bytes.
-    name: of the record in an error message; by default file and offset.
-
-  Raises:
-    BadInput: it is truncated, or does not fit its checksums.
-  """
-  return _read_payload(file, offset, name or f"{file.name}: the record at byte {offset}")
-
-
-def _open(path: str | os.PathLike) -> BinaryIO:
-  try:
-    check_regular(path)
-    return open(path, "rb", buffering=0)
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _record_name(file: BinaryIO, index: int) -> str:
-  return f"{file.name}: record {index} (counted from 0)"
-
-
-def _offsets(file: BinaryIO) -> Iterator[int]:
-  size = os.fstat(file.fileno()).st_size
-  offset = index = 0
-  while offset < size:
-    name = _record_name(file, index)
-    end = offset + _HEADER.size + _read_length(file, offset, name) + _CHECKSUM.size
-    if end > size:
-      raise BadInput(f"{name} is truncated")
-    yield offset
-    offset, index = end, index + 1
-
-
-def _read_length(file: BinaryIO, offset: int, name: str) -> int:
-  header = _pread(file, _HEADER.size, offset, name)
-  length, crc = _HEADER.unpack(header)
-  if crc != _masked_crc(header[:8]):
-    raise BadInput(f"{name} is damaged: its length does not fit its checksum")
-  if length > os.fstat(file.fileno()).st_size - offset - _HEADER.size - _CHECKSUM.size:
-    raise BadInput(f"{name} is truncated")
-  return length
-
-
-def _read_payload(file: BinaryIO, offset: int, name: str) -> bytes:
-  length = _read_length(file, offset, name)
-  data = _pread(file, length + _CHECKSUM.size, offset + _HEADER.size, name)
-  payload = data[:length]
-  if _CHECKSUM.unpack(data[length:])[0] != _masked_crc(payload):
-    raise BadInput(f"{name} is damaged: its content does not fit its checksum")
-  return payload
-
-
-def _pread(file: BinaryIO, size: int, offset: int, name: str) -> bytes:
-  data = os.pread(file.fileno(), size, offset)  # has no position of its own, so that threads may share the file
-  if len(data) < size:
-    raise BadInput(f"{name} is truncated")
-  return data
-
 
 def shard_filename(split: str, index: int, count: int) -> str:
   """`dpr-train.tfrecord-00000-of-00012`, the name by which TensorFlow Datasets finds shard `index` of `count`."""
@@ -621,7 +487,7 @@ def write_metadata(
     lengths, shards = list(shard_lengths[split]), list_shards(folder, split)
     if len(lengths) != len(shards):
       raise BadInput(f"{folder}: has {len(shards)} shards of {split} instead of {len(lengths)}")
-    num_bytes = sum(shard.stat().st_size for shard in shards) - sum(lengths) * (_HEADER.size + _CHECKSUM.size)
+    num_bytes = sum(shard.stat().st_size for shard in shards) - sum(lengths) * FRAME_BYTES
     split_infos.append(tfds.core.SplitInfo(split, lengths, num_bytes, template.replace(split=split)))
   tfds.folder_dataset.write_metadata(
     data_dir=folder,

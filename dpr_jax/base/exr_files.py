@@ -6,7 +6,7 @@ OpenEXR.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def read_exr(path: str, check_size: Callable[[int, int], None], max_pixels: int,
       display, window = _window(first, "displayWindow"), _window(first, "dataWindow")
       sizes = [_window(header, "dataWindow")[2:] for header in (first, *others)]
       counts = [len(header["channels"]) for header in (first, *others)]
-      names = [channel.name for channel in first["channels"]]
+      names: Sequence[str] = [channel.name for channel in first["channels"]]
       chromaticities = tuple(map(float, first["chromaticities"])) if "chromaticities" in first else None
     display = display if min(display[2:]) > 0 else window
     for width, height in (display[2:], *sizes):
@@ -122,7 +122,7 @@ def _window(header: dict, name: str) -> _Window:
   return left, top, right - left + 1, bottom - top + 1
 
 
-def _colour_channels(path: str, names: list[str], what: str) -> tuple[str, ...]:
+def _colour_channels(path: str, names: Sequence[str], what: str) -> tuple[str, ...]:
   """The channels of red, green and blue, or of luminance alone: without a layer, or of the one layer that has them; and
   that layer's alpha, where it has one.
   """

@@ -11,7 +11,8 @@ _HIDE = """
 import os, signal, sys
 for name in ("fcntl", "resource", "grp", "pwd", "termios"):
   sys.modules[name] = None
-for module, names in {os: ("sched_getaffinity", "getuid", "mkfifo", "O_NOFOLLOW"), signal: ("SIGXCPU",)}.items():
+hidden = {os: ("sched_getaffinity", "getuid", "pread", "mkfifo", "O_NOFOLLOW"), signal: ("SIGXCPU",)}
+for module, names in hidden.items():
   for name in names:
     if hasattr(module, name):
       delattr(module, name)
@@ -27,6 +28,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output, claimed
 from dpr_jax.film import video
 from dpr_jax.image.decoder_process import Decoders
+from dpr_jax.records import read_record_at, read_tfrecords, record_offsets, write_tfrecords
 from dpr_jax.train import run
 from dpr_jax.train.checkpoints import claim_workdir
 
@@ -41,6 +43,10 @@ for _ in range(2):
       print(str(error).partition(": ")[2])
 with atomic_output(folder / "out.txt") as path:
   path.write_text("whole")
+write_tfrecords(folder / "two.tfrecord", [b"one", b"two"])
+print(list(read_tfrecords(folder / "two.tfrecord")))
+with (folder / "two.tfrecord").open("rb") as file:
+  print([read_record_at(file, offset) for offset in record_offsets(folder / "two.tfrecord")])
 print(Decoders().read_photo(folder / "photo.png", 10**6).pixels.shape)
 """
 
@@ -59,4 +65,5 @@ def test_what_only_linux_has_is_not_needed(tmp_path):
     check=False,
   )
   assert ended.returncode == 0, ended.stderr
-  assert ended.stdout.splitlines() == ["another run is training there"] * 2 + ["(300, 300, 3)"]
+  expected = ["another run is training there"] * 2 + ["[b'one', b'two']"] * 2 + ["(300, 300, 3)"]
+  assert ended.stdout.splitlines() == expected
