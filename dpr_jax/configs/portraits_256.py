@@ -1,4 +1,4 @@
-"""Portraits at 256 pixels, relit to fresh lights in every step: no face is ever seen twice under the same light.
+r"""Portraits at 256 pixels, relit to fresh lights in every step: no face is ever seen twice under the same light.
 
 python export_dataset.py --source=portraits --size=256 --out=dataset_256
 python train.py --config=portraits_256 --workdir=runs/portraits_256 --config.data.folder=dataset_256
@@ -11,15 +11,16 @@ is its bigger sister: 128 pixels, 1200 procedural faces (which it makes first), 
 CPU cores. On held-out faces and lights its si-MSE is 0.161 of the identity baseline's (curve and grid: BUILD_NOTES.md).
 
 python export_dataset.py --source=portraits --keep_gray --size=256 --ratio=linear --out=dataset_256
-python train.py --config=portraits_256:default --workdir=runs/default --config.data.folder=dataset_256
+python export_dataset.py --source=heads --count=1500 --size=256 --seed=1 --lights_per_image=1 --denoise=none \
+  --out=heads_256
+python train.py --config=portraits_256:default --workdir=runs/default --config.data.folder=dataset_256 \
+  --config.data.others="('heads_256',)" --config.data.shares="(2, 1)"
 python export_weights.py --weights=runs/default --out=default.npz
 
 is the recipe of the weights `default`, from portraits to the file in the package: the ratio network, taught by faces
-under soft light and under lamps with cast shadows (`online.lamp_share`), and by the shape of the fitted mesh, without a
-discriminator. With 725 portraits it took 70 minutes on two CPU cores that had other work beside. On 40 held-out
-portraits under held-out lights its si-MSE is 0.11 of the identity baseline's. What it makes of real photos is in
-MODEL_CARD.md. The file in the package is of this recipe as it was before shape counted beside the face only where it is
-known, before Cauchy's loss of the light, and with a power of L (`data.tone`, 0.4) in the place of `data.darken`.
+under soft light and under lamps with cast shadows (`online.lamp_share`), and by shape, that of the fitted mesh on
+portraits and the exact one on rendered heads, without a discriminator. With 725 portraits and 1,500 heads it took two
+hours and twenty minutes on two CPU cores that had other work beside. What it makes of real photos is in MODEL_CARD.md.
 
 Loss and Adam as in `dpr` where nothing else is said; everything else is ours.
 """

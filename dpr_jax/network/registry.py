@@ -71,10 +71,10 @@ WEIGHTS = {
       native_size=256,
       light="nine SH numbers and lamps",
       licence="Apache-2.0",
-      trained_on="799 official portraits of the Congress of the United States (public domain)",
+      trained_on="799 official portraits of the Congress of the United States (public domain) and 1,500 rendered heads",
       file="default.npz",
-      sha256="41da58ff3a46e99559ff28fb525a4a67dd2d97426c5167c89553378715d32f62",
-      scores={"si_mse": 12.8, "ssim": 0.670},
+      sha256="6ecaa4c8924159415c31c3ea1232602014ddfcce3408753fbc1e17e7ad372f35",
+      scores={"si_mse": 12.1, "ssim": 0.687},
     ),
     Weights(
       name="official-512",
@@ -85,7 +85,7 @@ WEIGHTS = {
       trained_on=_DPR,
       file=None,
       sha256=_pinned("official-512"),
-      scores={"si_mse": 20.3, "ssim": 0.648},
+      scores={"si_mse": 18.9, "ssim": 0.653},
     ),
     Weights(
       name="official-1024",
