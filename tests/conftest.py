@@ -48,10 +48,12 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-  """For modules that compile for longer than they compute."""
+  """For modules that compile for longer than they compute, and what they start."""
   jax.config.update("jax_disable_most_optimizations", True)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
   yield
   jax.config.update("jax_disable_most_optimizations", False)
+  del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def desk(tmp_path_factory, group_photo):
 
 
 @pytest.fixture(scope="module")
-def run(desk):
+def run(desk, quick_compilation):
   """The workdir that the README's train command fills, and the faces to evaluate it on."""
   (command,) = TRAIN_COMMANDS
   start("train.py", command, desk)

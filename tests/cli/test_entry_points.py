@@ -204,15 +204,20 @@ def test_export_flags_that_are_wrong_are_refused_at_once(start, fakes, tmp_path,
   assert not files(tmp_path / "cwd")
 
 
+def slow(*values):
+  """A case whose message other tests know, of the function that says it."""
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["--count=0"], "--count 0: must lie in 1 to 1000000000"),
     (["--source=nowhere"], "{cwd}/nowhere: not a readable folder (No such file or directory)"),
-    (["--source=empty"], "{cwd}/empty: holds no photo (known are JPEG, "),
-    (["--source="], "--source is empty: give a folder of photos, synthetic or heads"),
-    (["--normals=guess"], "--normals guess: must be one of face_mesh, tddfa, synthetic"),
-    (["--light_prior=empty"], "{cwd}/empty: holds no light (.txt, "),
+    slow(["--source=empty"], "{cwd}/empty: holds no photo (known are JPEG, "),
+    slow(["--source="], "--source is empty: give a folder of photos, synthetic or heads"),
+    slow(["--normals=guess"], "--normals guess: must be one of face_mesh, tddfa, synthetic"),
+    slow(["--light_prior=empty"], "{cwd}/empty: holds no light (.txt, "),
     (["--normals=tddfa", "--light_estimator=fit"], "mb1_120x120.pth: not here; get it from https://"),
     (["--light_estimator=network", "--weights=none.t7"], "weights 'none.t7': no such file or training run; "),
   ],

@@ -13,6 +13,8 @@ import pytest
 from data_gen import export
 from dpr_jax.base.errors import BadInput
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _CONFIG = """
@@ -52,7 +54,7 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def trained(folder) -> Path:
+def trained(folder, quick_compilation) -> Path:
   """A run that made its own faces."""
   done = train(folder, "--config=recipe.py", "--workdir=run")
   assert done.returncode == 0, done.stderr

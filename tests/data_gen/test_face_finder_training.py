@@ -27,6 +27,8 @@ from dpr_jax.portrait.face_networks import DETECTOR_SIDE, DETECTOR_STRIDE, FaceL
 from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def ball_face(size=200, nose=(110, 95)):
   """A picture of which only one landmark can be seen: a bright dot at number 4, the tip of the nose."""
@@ -196,20 +198,24 @@ def test_the_recipe_makes_weights_that_the_finder_reads(shared, tmp_path):
     shutil.copy(path, tmp_path / "portraits")
   command = [sys.executable, str(ROOT / "train_face_finder.py"), "--portraits=portraits", "--workdir=work"]
   command += [f"--heads={shared('heads')}", "--head_count=3", "--detector_steps=2", "--landmark_steps=5", "--batch=4"]
-  ended = subprocess.run([*command, "--out=mine.npz"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+  def run(*more):
+    return subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+  ended = run("--out=mine.npz")
   assert ended.returncode == 0, ended.stderr
   with embedded_faces.EmbeddedFaceFinder(tmp_path / "mine.npz") as finder:
     finder.find(np.zeros((64, 64, 3), np.uint8))
   kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
   assert {"portraits.npz", "heads-00000.npz", "detector.npz", "negatives.npz", "landmarker.npz"} <= kept.keys()
   # The second time, every stage is done already.
-  ended = subprocess.run([*command, "--out=again.npz"], cwd=tmp_path, capture_output=True, text=True, check=False)
+  ended = run("--out=again.npz")
   assert ended.returncode == 0, ended.stderr
   assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()} == kept
   assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "mine.npz").read_bytes()
   # Stages of one recipe don't become part of another.
   command[command.index("--batch=4")] = "--batch=5"
-  ended = subprocess.run([*command, "--out=other.npz"], cwd=tmp_path, capture_output=True, text=True, check=False)
+  ended = run("--out=other.npz")
   assert ended.returncode == 2
   assert "work: begun with --batch=4, not 5" in ended.stderr
   assert not (tmp_path / "other.npz").exists()

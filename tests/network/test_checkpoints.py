@@ -346,8 +346,10 @@ def test_a_training_run(tmp_path, network):
   trees = {step: tiny_variables(step, network) for step in (900, 5000, 10000)}
   folders = {step: save_step(tmp_path, step, tree) for step, tree in trees.items()}
   # Newest by number, not by spelling; the folder of the checkpoints, and each of them, will do too.
-  sources = {tmp_path: 10000, str(tmp_path / "checkpoints"): 10000}
-  for source, step in (sources | {folder: step for step, folder in folders.items()}).items():
+  sources = {tmp_path: 10000}
+  if network is TINY:  # whose tree is soon compared
+    sources |= {str(tmp_path / "checkpoints"): 10000} | {folder: step for step, folder in folders.items()}
+  for source, step in sources.items():
     params = load_params(source)
     assert tree_of(params) == init_tree(network)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))

@@ -15,6 +15,8 @@ from dpr_jax.train.step import create_train_state, data_mesh, make_train_step, n
 from dpr_jax.train.views import Faces, Views
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RECIPES = sorted(path.stem for path in ROOT.glob("dpr_jax/configs/*.py") if path.stem != "__init__")
 VARIANTS = [(name, arg) for name in RECIPES for arg in ("", "smoke")] + [
   ("portraits_256", "procedural"),

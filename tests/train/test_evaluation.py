@@ -26,6 +26,8 @@ from dpr_jax.train import evaluation, metrics
 from dpr_jax.train.evaluation import Evaluator, identity, light_side
 from dpr_jax.train.input_pipeline import Augmentation
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIDE = 32
 SIDES = {
   "front": (0, 0),

@@ -28,6 +28,8 @@ from dpr_jax.train.step import Stage, create_train_state, data_mesh, make_train_
 from dpr_jax.train.views import Faces, Views, relight_faces
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZE, FACES = 32, 4
 RATIO_SIZE = 64
 

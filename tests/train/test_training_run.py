@@ -21,6 +21,8 @@ from dpr_jax.train import run as training_run
 from dpr_jax.train.config import default_config
 from dpr_jax.train.run import describe, latest_step, start_processes, train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 32
 _MEASURED = ("images_per_second", "input_wait_share")  # no two runs agree on them
@@ -151,7 +153,7 @@ def assert_same_runs(first: Path, second: Path, step: int):
 
 
 @pytest.fixture(scope="module")
-def whole(dataset, tmp_path_factory) -> Path:
+def whole(dataset, tmp_path_factory, quick_compilation) -> Path:
   """A run that nothing disturbed."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
   code, out, error = finish(start(tiny(dataset), workdir))
