@@ -47,8 +47,8 @@ _REQUESTS = flags.DEFINE_integer("requests", 200, "of the third")
 _ROOT = Path(__file__).resolve().parent.parent
 
 _PATIENCE = 120  # seconds that a client waits for each answer; its own 5 are not for busy machines
-# Of what the page sends with every wish: the map and its rotation, the portrait, and strength, exposure and kelvin.
-_NO_MAP, _NO_REFERENCE, _DIALS = (None, 0), (None,), (1, 0, NEUTRAL)
+# Of what the page sends with every wish: the map and its rotation, the portrait, and strength, exposure, kelvin, room.
+_NO_MAP, _NO_REFERENCE, _DIALS = (None, 0), (None,), (1, 0, NEUTRAL, 0)
 
 
 def portrait(number: int) -> np.ndarray:

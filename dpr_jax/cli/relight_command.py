@@ -27,6 +27,7 @@ from dpr_jax.network.registry import DEFAULT
 from dpr_jax.portrait import backdrops
 from dpr_jax.portrait.faces import FACE_FINDERS
 from dpr_jax.portrait.lights import parse_colour
+from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import PASSES, Portrait, WholePhoto
 from dpr_jax.portrait.relighter import Relighter
 
@@ -231,16 +232,6 @@ class Studio:
       raise BadInput(f"--replace_background {file}: no person was found to put before it, or no segmenter to look")
     return backdrops.backdrop(file, portrait.pixels.shape, portrait.pixels.dtype, self._options.env_rotate)
 
-  def passes(self, encoded: Portrait, light: Light) -> dict[str, np.ndarray]:
-    """`Portrait.passes`.
-
-    Raises:
-      BadInput: the shape of a person is not known.
-    """
-    if not encoded.has_shapes:
-      raise BadInput("--passes: need --weights that know shape, as default does, and MediaPipe's segmenter")
-    return encoded.passes(light)
-
   @property
   def exposure(self) -> float:
     """In stops, the intensity included."""
@@ -256,12 +247,10 @@ def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -
   photo = read_photo(source)
   encoded = studio.encode(photo.pixels, str(source))
   relit = studio.relight(encoded, studio.lights[0])
-  passes = studio.passes(encoded, studio.lights[0]) if files else {}
+  passes = pass_photos(encoded, studio.lights[0]) if files else {}
   write_photo(target, _with_pixels(photo, relit), overwrite=overwrite)
   for name, values in passes.items():
-    values = np.round(65535 * values).astype(np.uint16)
-    gray = values.ndim == 2
-    write_photo(files[name], Photo(np.dstack([values] * 3) if gray else values, gray=gray), overwrite=overwrite)
+    write_photo(files[name], values, overwrite=overwrite)
 
 
 def _pass_files(target: Path) -> dict[str, Path]:

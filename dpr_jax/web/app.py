@@ -115,7 +115,8 @@ class _Handlers:
   """What happens when something is clicked, moved or asked for over HTTP.
 
   Each takes, in this order, what `build` lists as wishes: photo, kind of light, azimuth, elevation, fill, size of the
-  lamp, environment map, its rotation, reference portrait, strength, exposure, colour temperature, weights, face.
+  lamp, environment map, its rotation, reference portrait, strength, exposure, colour temperature, share of the room,
+  weights, face.
   """
 
   def __init__(self, service: RelightService, folder: UploadFolder):
@@ -170,6 +171,16 @@ class _Handlers:
     write_photo(path, relit)
     return str(path)
 
+  def passes(self, *wishes) -> list[str]:
+    """What compositors ask for of the photo, in full resolution: PNGs of 16 bits."""
+    photo, wish, weights, face = self._read(*wishes)
+    passes = self._service.passes(photo, wish, weights, face)
+    folder = self._folder.new_path(photo.name).parent
+    paths = [folder / f"{photo.stem}_{name}.png" for name in passes]
+    for path, values in zip(paths, passes.values(), strict=True):
+      write_photo(path, values)
+    return [str(path) for path in paths]
+
   def turn(self, *wishes, progress=gr.Progress()):  # noqa: B008 - by which Gradio knows who wants to report
     """Films of the light going round: the MP4, and the GIF."""
     photo, wish, weights, face = self._read(*wishes)
@@ -208,6 +219,7 @@ class _Handlers:
     strength,
     exposure,
     kelvin,
+    background,
     weights,
     face,
   ) -> tuple[Path, Wish, str, int | None]:
@@ -223,6 +235,7 @@ class _Handlers:
       kelvin,
       exposure,
       env_rotate,
+      background,
     )
     if kind == EVEN:
       wish = dataclasses.replace(wish, direction=None)
@@ -266,6 +279,7 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
         kelvin = gr.Slider(
           2000, 12_000, NEUTRAL, step=4, label="Colour of the lamps, kelvin (6504: as they are)", elem_id="kelvin"
         )
+        background = gr.Slider(0, 1, 0.0, step=0.01, label="Room: its share of the light", elem_id="background")
         # Of a program that has not asked which faces there are, any is taken and looked at.
         face = gr.Dropdown(
           [ALL_FACES], value=ALL_FACES, label="Which face", visible=False, allow_custom_value=True, elem_id="face"
@@ -302,14 +316,21 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
         with gr.Row():
           save = gr.Button("Full resolution", variant="primary", elem_id="save")
           film = gr.Button("Turn the light (60 frames)", elem_id="film")
+          layers = gr.Button("Passes", elem_id="passes")
         with gr.Column(visible=False) as photo_made:
           saved = gr.File(label="The photo, relit, in full resolution", elem_id="saved")
+        with gr.Column(visible=False) as passes_made:
+          passes = gr.File(
+            label="For compositing, 16 bits: matte, normals, depth, shading, shadow",
+            file_count="multiple",
+            elem_id="passes_saved",
+          )
         with gr.Column(visible=False) as films_made:
           movie = gr.Video(label="The light going round", autoplay=True, loop=True, elem_id="movie")
           animation = gr.File(label="The same as a GIF", elem_id="animation")
 
     lamp = [azimuth, elevation, fill, size]
-    dials = [strength, exposure, kelvin]
+    dials = [strength, exposure, kelvin, background]
     wishes = [photo, kind, *lamp, environment, env_rotate, reference, *dials, weights, face]
     shown = [result, target, source]
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
@@ -320,7 +341,7 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
     )
     target.input(tell(handlers.drag), [target, *wishes], [kind, azimuth, elevation, result, source], **quiet)
     preset.input(tell(handlers.choose), [preset, *wishes], [kind, *lamp, *shown], **quiet)
-    for component in (fill, size, env_rotate, exposure, kelvin, kind, weights, face):
+    for component in (fill, size, env_rotate, exposure, kelvin, background, kind, weights, face):
       component.input(show, wishes, shown, **quiet)
     strength.input(show, wishes, shown, **quiet | {"api_visibility": "public"}, api_name="preview")
     for component in (azimuth, elevation):
@@ -334,7 +355,8 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
     filmed = film.click(
       tell(handlers.turn), wishes, [movie, animation], api_name="turn", concurrency_id=_FILM_QUEUE, concurrency_limit=1
     )
-    for event, place in ((made, photo_made), (filmed, films_made)):
+    taken_apart = layers.click(tell(handlers.passes), wishes, passes, api_name="passes")
+    for event, place in ((made, photo_made), (filmed, films_made), (taken_apart, passes_made)):
       event.success(lambda: gr.Column(visible=True), None, place, api_visibility="private")
   for function in page.fns.values():  # of which Gradio would work on so many each
     if function.concurrency_id != _FILM_QUEUE:

@@ -21,6 +21,7 @@ from dpr_jax.light import sh
 from dpr_jax.light.light import Light
 from dpr_jax.portrait.faces import Face, open_face_finder
 from dpr_jax.portrait.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, radiance_light, studio_light
+from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import Portrait, estimate_portrait_light
 from dpr_jax.portrait.relighter import Relighter
 
@@ -45,6 +46,7 @@ class Wish:
     kelvin: colour temperature of the lamps, in `color.COLOUR_TEMPERATURES`; `color.NEUTRAL` leaves colours alone.
     exposure: stops by which the lit side of a face becomes brighter than it is in the photo, -3 to 3.
     env_rotate: degrees by which the environment map is turned about the vertical, as `sh.turn`; -360 to 360.
+    background: how much of the light's change, 0 to 1, the room around the persons takes.
 
   Raises:
     BadInput: a number out of its range.
@@ -57,6 +59,7 @@ class Wish:
   kelvin: float = NEUTRAL
   exposure: float = 0.0
   env_rotate: float = 0.0
+  background: float = 0.0
 
   def __post_init__(self):
     ranges = {
@@ -64,6 +67,7 @@ class Wish:
       "colour temperature": (self.kelvin, *COLOUR_TEMPERATURES),
       "exposure": (self.exposure, -3, 3),
       "rotation of the map": (self.env_rotate, *AZIMUTHS),
+      "room": (self.background, 0, 1),
     }
     if self.direction is not None:
       limits = (AZIMUTHS, ELEVATIONS, FILLS, SIZES)
@@ -172,11 +176,26 @@ class RelightService:
       BadInput: a photo that cannot be read, is too large, or has no face or not this one; too many faces for all; other
         weights; what `light` raises.
     """
-    relighter, light = self._relighters[self._name(weights)], self.light(wish, weights)
+    light = self.light(wish, weights)
+    photo, portrait = self._encoded_in_full(path, weights, face)
+    return dataclasses.replace(photo, pixels=_relight(portrait, light, wish))
+
+  def passes(
+    self, path: str | os.PathLike, wish: Wish, weights: str | None = None, face: int | None = None
+  ) -> dict[str, Photo]:
+    """What compositors ask for, in full resolution, 16 bits (`Portrait.passes`); the arguments are those of `relight`.
+
+    Raises:
+      BadInput: as `relight`, and where the shape of a person is not known.
+    """
+    light = self.light(wish, weights)
+    return pass_photos(self._encoded_in_full(path, weights, face)[1], light)
+
+  def _encoded_in_full(self, path: str | os.PathLike, weights: str | None, face: int | None) -> tuple[Photo, Portrait]:
+    relighter = self._relighters[self._name(weights)]
     faces = _chosen(path, self._seen(path).faces, face)
     photo = self._decoders.read_photo(path, self._max_pixels)
-    portrait = relighter.encode(photo.pixels, faces=faces)
-    return dataclasses.replace(photo, pixels=_relight(portrait, light, wish))
+    return photo, relighter.encode(photo.pixels, faces=faces)
 
   def turn(
     self, path: str | os.PathLike, wish: Wish, frames: int, weights: str | None = None, face: int | None = None
@@ -248,7 +267,7 @@ def _chosen(path: str | os.PathLike, faces: list[Face], face: int | None) -> lis
 
 
 def _relight(portrait: Portrait, light: Light, wish: Wish) -> np.ndarray:
-  return portrait.relight(light, wish.strength, exposure=wish.exposure)
+  return portrait.relight(light, wish.strength, exposure=wish.exposure, background=wish.background)
 
 
 class _Kept:

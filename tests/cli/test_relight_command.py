@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -28,6 +29,7 @@ from dpr_jax.network.networks import network_for
 from dpr_jax.portrait import relighter
 from dpr_jax.portrait.faces import choose_face_finder
 from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import PASSES, Portrait
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,21 +240,28 @@ def test_what_contradicts_persons_is_refused(options, what):
     Options(**options)
 
 
+class HalfPortrait(NamedTuple):
+  """A portrait whose right half is a person."""
+
+  pixels: np.ndarray
+  has_shapes: bool = True
+
+  def passes(self, light):
+    half = np.zeros(self.pixels.shape[:2], np.float32)
+    half[:, half.shape[1] // 2 :] = 1
+    return {name: np.dstack([half] * 3) / 2 if name == "normals" else half for name in PASSES}
+
+
 class PassesStudio:
-  """Writes passes of a photo whose right half is a person."""
+  """Writes passes of a `HalfPortrait`."""
 
   writes_passes, lights = True, (None,)
 
   def encode(self, pixels, name):
-    return pixels
+    return HalfPortrait(pixels)
 
   def relight(self, encoded, light):
-    return encoded
-
-  def passes(self, encoded, light):
-    half = np.zeros(encoded.shape[:2], np.float32)
-    half[:, encoded.shape[1] // 2 :] = 1
-    return {name: np.dstack([half] * 3) / 2 if name == "normals" else half for name in PASSES}
+    return encoded.pixels
 
 
 def test_passes_are_written_beside_the_photo_with_16_bits(photo, tmp_path):
@@ -266,6 +275,11 @@ def test_passes_are_written_beside_the_photo_with_16_bits(photo, tmp_path):
   assert normals.pixels.max() == 32768
   with pytest.raises(BadInput, match=r"relit_\w+\.png|relit\.png"):
     relight_photo(PassesStudio(), photo, tmp_path / "relit.png", False)
+
+
+def test_without_shapes_there_are_no_passes():
+  with pytest.raises(BadInput, match="passes: need weights that know shape"):
+    pass_photos(HalfPortrait(np.zeros((4, 4, 3), np.uint8), has_shapes=False), None)
 
 
 def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path):

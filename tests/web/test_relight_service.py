@@ -63,6 +63,7 @@ def leans_left(pixels):
     (lambda: Wish(Direction(0, 0, 0, 61)), "lamp size 61: must lie in 0.5 to 60"),
     (lambda: Wish(Direction(0, 0, 0, 0)), "lamp size 0: must lie in 0.5 to 60"),
     (lambda: Wish(None, exposure=3.5), "exposure 3.5: must lie in -3 to 3"),
+    (lambda: Wish(None, background=1.1), "room 1.1: must lie in 0 to 1"),
     (lambda: Wish(None, exposure=float("nan")), "exposure nan: must lie in -3 to 3"),
     (lambda: Wish(None, env_rotate=400), "rotation of the map 400: must lie in -360 to 360"),
     (lambda: Wish(Direction(0, 0), strength=4), "strength 4: must lie in 0 to 3"),

@@ -29,6 +29,7 @@ from dpr_jax.image.pictures import astronaut
 from dpr_jax.light import light as light_lib
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait.lights import PRESETS, Direction, parse_light, studio_light
+from dpr_jax.portrait.portrait import PASSES
 from dpr_jax.web import app as web_app
 from dpr_jax.web.service import RelightService
 from dpr_jax.web.upload_folder import UploadFolder
@@ -101,6 +102,7 @@ def wishes(photo, /, **changed):
     "strength": 1,
     "exposure": 0,
     "kelvin": 6504,
+    "background": 0,
     "weights": "default",
     "face": web_app.ALL_FACES,
   }
@@ -136,7 +138,7 @@ def test_another_program_gets_the_photo_relit_in_full(client, photos, service):
 
 def test_the_endpoints_tell_what_they_take(client):
   told = client.view_api(return_format="dict")["named_endpoints"]
-  assert set(told) == {"/preview", "/relight", "/turn"}
+  assert set(told) == {"/passes", "/preview", "/relight", "/turn"}
   assert len(told["/relight"]["parameters"]) == len(wishes(None))
 
 
@@ -186,6 +188,30 @@ def test_every_dial_of_a_program_turns_something(client, photos, tmp_path):
     assert np.abs(one - other).mean() > 0.2, changed
 
 
+def test_the_room_takes_its_share(client, photos):
+  wall = np.s_[30:80, 8:38]
+  before, after = (
+    read_photo(
+      client.predict(*wishes(photos / "astronaut.png", azimuth=-65, background=share), api_name="/relight")
+    ).pixels
+    for share in (0, 0.8)
+  )
+  np.testing.assert_array_equal(before[wall], astronaut()[wall])
+  assert np.abs(after[wall].astype(int) - astronaut()[wall]).mean() > 3
+
+
+def test_passes_are_files_of_16_bits_or_a_line_that_tells_what_lacks(client, photos, service):
+  photo, wish = photos / "astronaut.png", web_app.Wish(Direction(65, 10, 0.25, 15))
+  if not service._encoded(photo, None, None).has_shapes:
+    assert "passes: need weights that know shape" in refusal(client, *wishes(photo), endpoint="/passes")
+    return
+  expected = service.passes(photo, wish)
+  files = client.predict(*wishes(photo), api_name="/passes")
+  assert [Path(file).name for file in files] == [f"astronaut_{name}.png" for name in PASSES]
+  for file, values in zip(files, expected.values(), strict=True):
+    np.testing.assert_array_equal(read_photo(file).pixels, values.pixels, strict=True)
+
+
 def test_a_turn_is_a_film_of_sixty_frames(client, photos):
   import av
 
@@ -233,6 +259,7 @@ def test_the_page_for_other_programs_is_right(address, photos, tmp_path, monkeyp
     ({"exposure": 4}, "greater than maximum value 3"),
     ({"kind": web_app.EVEN, "azimuth": None}, "azimuth None: must lie in -360 to 360"),
     ({"strength": 9}, "greater than maximum value 2"),
+    ({"background": -1}, "less than minimum value 0"),
     ({"kelvin": 100}, "less than minimum value 2000"),
     ({"weights": "official-512"}, "official-512"),
     ({"face": "face 2"}, "astronaut.png: has 1 face, there is no face 2"),
@@ -645,7 +672,11 @@ def test_a_preset_and_a_slider(visit):
   brightness = picture[FACE].mean()
   page.locator("#exposure input[type=number]").fill("-1")
   page.locator("#exposure input[type=number]").press("Enter")
-  wait_for_another(page, source, lambda picture: picture[FACE].mean() < 0.85 * brightness)
+  picture, source = wait_for_another(page, source, lambda picture: picture[FACE].mean() < 0.85 * brightness)
+  wall = picture[30:80, 8:38].mean()
+  page.locator("#background input[type=number]").fill("1")
+  page.locator("#background input[type=number]").press("Enter")
+  wait_for_another(page, source, lambda picture: np.abs(picture[30:80, 8:38].mean() - wall) > 3)
 
 
 def test_the_preset_without_a_lamp(visit):
