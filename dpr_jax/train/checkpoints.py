@@ -97,9 +97,12 @@ def read_config(workdir: Path, step: int) -> dict[str, Any]:
   """
   path = workdir / CHECKPOINTS / str(step) / "config" / "metadata"  # orbax's name for a JSON item
   try:
-    return read_json(path)
+    config = read_json(path)
   except (OSError, ValueError) as error:
     raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+  if not isinstance(config, dict):
+    raise BadInput(f"{path}: cannot be read (it is no config)")
+  return config
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.train import checkpoints as training_checkpoints
-from dpr_jax.train.checkpoints import Checkpoints, as_json, changed_fields, check_same_model, claim_workdir
+from dpr_jax.train.checkpoints import Checkpoints, as_json, changed_fields, check_same_model, claim_workdir, read_config
 from dpr_jax.train.config import default_config
 from dpr_jax.train.step import TrainState
 
@@ -137,6 +137,16 @@ def test_a_damaged_checkpoint_is_one_line(saved):
   ):
     checkpoints.restore(3, state_of(0))
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "{", ""])
+def test_a_config_that_is_none_is_one_line(tmp_path, content):
+  path = tmp_path / "checkpoints" / "5" / "config" / "metadata"
+  path.parent.mkdir(parents=True)
+  path.write_text(content)
+  with pytest.raises(BadInput, match="metadata: cannot be read") as refused:
+    read_config(tmp_path, 5)
+  assert "\n" not in str(refused.value)
 
 
 def changed(**fields) -> dict:
