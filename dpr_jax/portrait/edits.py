@@ -22,8 +22,10 @@ cv2 = import_native("cv2")
 _STOPS = (-7.0, 3.5)
 # Coverage from which on a pixel's colour is taken for the person's alone.
 _OPAQUE = 0.9
-# A photo is edited in strips, so that memory does not grow with it.
-_STRIP_ROWS = 128
+# 8 bits are encoded by a table of so many steps of linear light, a fortieth of a level in the dark.
+_FINE_LEVELS, _TABLE = 255, 2**16
+# A photo is edited in strips, so that memory does not grow with it; of so few rows that they stay in a core's cache.
+_STRIP_ROWS = 16
 _STRIP_THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -89,22 +91,35 @@ def apply_edits(
 
   def relight_strip(start: int) -> None:
     strip = out[start : min(start + _STRIP_ROWS, bottom), left:right]
-    linear = linear_of(strip)
+    shape = strip.shape[:2]
+    maps = [_maps(edit, left, start, shape) for edit in edits if _reaches(edit, left, start, shape)]
+    total = sum((each.share for each in maps), np.zeros(shape, np.float32)).reshape(-1)
+    everywhere = room is not None or backdrop is not None
+    where = slice(None) if everywhere else np.flatnonzero(total)
+    values = np.ascontiguousarray(strip).reshape(-1, 3)
+    old, total = values[where], total[where, None]
+    linear = linear_of(old)
     lightness = color.lightness_of_luminance(np.clip(luminance(linear), 0, 1))
-    ratio, share = _log_ratio_in_strip(lightness, left, start, edits, strength)
+    ratio = np.float32(strength) * _log_ratio(lightness, maps, where) / np.maximum(total, np.float32(1e-6))
+    share = np.minimum(total, 1)
     if backdrop is not None:
-      alpha, own = _cut_out(linear, left, start, edits)
+      alpha, own = _cut_out(linear.reshape(*shape, 3), left, start, edits)
       behind = linear_of(backdrop[start : start + len(strip), left:right])
-      strip[:] = encoded(alpha[..., None] * multiply(own, ratio) + (1 - alpha[..., None]) * behind)
+      relit = multiply(own, ratio.reshape(*shape, -1))
+      strip[:] = encoded(alpha[..., None] * relit + (1 - alpha[..., None]) * behind)
       return
     if room is not None:
-      around = strength * stretched(room, left, start, share.shape, pixels.shape)
+      around = strength * stretched(room, left, start, shape, pixels.shape).reshape(ratio.shape)
       ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
     else:
       # A pixel that shows a person in part changes by that part of its light.
-      ratio = np.where(share < 1, np.log1p(share * np.expm1(ratio)), ratio)
-    changed = (ratio != 0).any(axis=-1)
-    strip[changed] = encoded(multiply(linear[changed], ratio[changed]))
+      in_part = np.flatnonzero(share < 1)
+      ratio[in_part] = np.log1p(share[in_part] * np.expm1(ratio[in_part]))
+    new = encoded(multiply(linear, ratio))
+    same = np.flatnonzero((ratio == 0).all(axis=-1))
+    new[same] = old[same]
+    values[where] = new
+    strip[:] = values.reshape(strip.shape)
 
   with ThreadPoolExecutor(_STRIP_THREADS) as threads:  # NumPy and OpenCV let go of the interpreter while they compute
     for _ in threads.map(relight_strip, range(top, bottom, _STRIP_ROWS)):
@@ -118,7 +133,14 @@ def _arithmetic(dtype: np.dtype) -> tuple[Callable, Callable, Callable]:
     return lambda values: values, lambda linear, log_ratio: linear * np.exp(log_ratio), lambda linear: linear
   white = np.iinfo(dtype).max
   linear_of_level = color.linearise(np.arange(white + 1, dtype=np.float32) / white)
-  return linear_of_level.__getitem__, multiply_light, lambda linear: np.round(color.delinearise(linear) * white)
+  if white > _FINE_LEVELS:
+    return linear_of_level.__getitem__, multiply_light, lambda linear: np.round(color.delinearise(linear) * white)
+  level_of_linear = np.round(color.delinearise(np.linspace(0, 1, _TABLE, dtype=np.float32)) * white).astype(dtype)
+
+  def encoded(linear: np.ndarray) -> np.ndarray:
+    return level_of_linear[(linear * np.float32(_TABLE - 1) + np.float32(0.5)).astype(np.uint16)]
+
+  return linear_of_level.__getitem__, multiply_light, encoded
 
 
 def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:
@@ -138,42 +160,57 @@ def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[Edit]) -> 
   return alpha, colours + pure * (linear - colours)
 
 
-def _log_ratio_in_strip(
-  lightness: np.ndarray, left: int, top: int, edits: Sequence[Edit], strength: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """The log ratio at the photo's own pixels.
+class _Maps(NamedTuple):
+  """What an edit says of each pixel of a part of the photo.
+
+  Attributes:
+    lines: the log ratio in the square, `[h, w, C, 2]`.
+    weight: how much that counts, `[h, w]`.
+    beyond: the log ratio on the whole person, `[h, w, C]`, or None.
+    share: how much of the pixel's light is the person's, `[h, w]`.
+  """
+
+  lines: np.ndarray
+  weight: np.ndarray
+  beyond: np.ndarray | None
+  share: np.ndarray
+
+
+def _reaches(edit: Edit, left: int, top: int, shape: tuple[int, int]) -> bool:
+  reach = edit.corners - (left, top)
+  return bool((reach.max(axis=0) >= 0).all() and (reach.min(axis=0) <= shape[::-1]).all())
+
+
+def _maps(edit: Edit, left: int, top: int, shape: tuple[int, int]) -> _Maps:
+  """The maps of an edit at the part of the photo that begins at column `left` and row `top`."""
+  # OpenCV warps at most four channels at a time.
+  parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
+  warped = np.dstack([laid(part, edit.framing.index_matrix, left, top, shape) for part in parts])
+  lines, weight = warped[..., :-1].reshape(*shape, -1, 2), warped[..., -1]
+  if edit.beyond is None:
+    return _Maps(lines, weight, None, weight)
+  beyond = laid(edit.beyond, edit.to_person, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape, -1)
+  return _Maps(lines, weight, beyond, laid(edit.matte.share, edit.matte.matrix, left, top, shape))
+
+
+def _log_ratio(lightness: np.ndarray, maps: Sequence[_Maps], where: np.ndarray | slice) -> np.ndarray:
+  """The sum of the edits' log ratios, each times its share.
 
   Args:
-    lightness: L / 100 of a part of the photo, `[h, w]`.
-    left: the photo's column where the part begins.
-    top: the photo's row where the part begins.
-    edits: one a face.
-    strength: factor on the log ratio.
+    lightness: L / 100, `[n]`.
+    maps: of each edit.
+    where: the n pixels in question, in the flattened maps.
 
   Returns:
-    The log ratio of what is the persons', `[h, w, C]`, and how much of each pixel's light that is, `[h, w, 1]`; 0 where
-    no face reaches.
+    `[n, C]`; 0 without edits.
   """
-  height, width = lightness.shape
-  channels = edits[0].square.shape[-1] // 2
-  weighted = np.zeros((height, width, channels), np.float32)
-  total = np.zeros_like(lightness)
-  for edit in edits:
-    reach = edit.corners - (left, top)
-    if (reach.max(axis=0) < 0).any() or (reach.min(axis=0) > (width, height)).any():
-      continue
-    # OpenCV warps at most four channels at a time.
-    parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
-    matrix = edit.framing.index_matrix
-    warped = np.dstack([laid(part, matrix, left, top, lightness.shape) for part in parts])
-    lines, weight = warped[..., :-1].reshape(height, width, channels, 2), warped[..., -1]
-    ratio = within_stops(lines[..., 0] * lightness[..., None] + lines[..., 1])
-    share = weight
-    if edit.beyond is not None:
-      matte = edit.matte
-      beyond = laid(edit.beyond, edit.to_person, left, top, lightness.shape, cv2.BORDER_REPLICATE).reshape(ratio.shape)
-      ratio = beyond + weight[..., None] * (ratio - beyond)
-      share = laid(matte.share, matte.matrix, left, top, lightness.shape)
-    weighted += share[..., None] * ratio
-    total += share
-  return strength * weighted / np.maximum(total, 1e-6)[..., None], np.minimum(total, 1)[..., None]
+  weighted = np.zeros((len(lightness), 1), np.float32)
+  for lines, weight, beyond, share in maps:
+    pixels = weight.size
+    lines = lines.reshape(pixels, -1, 2)[where]
+    ratio = within_stops(lines[..., 0] * lightness[:, None] + lines[..., 1])
+    if beyond is not None:
+      beyond = beyond.reshape(pixels, -1)[where]
+      ratio = beyond + weight.reshape(pixels, 1)[where] * (ratio - beyond)
+    weighted = weighted + share.reshape(pixels, 1)[where] * ratio
+  return weighted

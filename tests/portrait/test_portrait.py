@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 from skimage import color, data
 
+from dpr_jax.image import color as color_lib
 from dpr_jax.image.photo import as_type, read_photo, to_8_bits
 from dpr_jax.light import exposure, sh
 from dpr_jax.light import light as light_lib
@@ -328,6 +329,18 @@ def test_the_source_light_is_told_in_the_photos_frame(stub, roll):
     assert isinstance(told, Light)
     assert told.towards.shape == (0, 3)
     np.testing.assert_allclose(told.soft, expected[None], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_level_comes_back_from_linear_light(dtype):
+  linear_of, multiply, encoded = edits._arithmetic(np.dtype(dtype))
+  levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+  levels = np.column_stack([levels, levels, levels])
+  unchanged = multiply(linear_of(levels), np.zeros((len(levels), 1), np.float32))
+  np.testing.assert_array_equal(encoded(unchanged), levels)
+  fine = np.linspace(0, 1, 100_000, dtype=np.float32)
+  exact = color_lib.delinearise(fine) * np.iinfo(dtype).max
+  assert np.abs(encoded(fine) - exact).max() < 0.53
 
 
 @pytest.mark.parametrize("rows", [1, 64, 100000])
