@@ -7,7 +7,8 @@ from dpr_jax.light.light import luminance
 
 Array = jax.Array | np.ndarray
 
-# Luminance from which on what gets brighter is compressed, as film does, instead of being cut off at white.
+# From which on what gets brighter is compressed, as film does, instead of being cut off: luminance at white, and the
+# strongest channel at the end of the gamut.
 _SHOULDER = 0.75
 _LEAST = 1e-9  # below the darkest colour of 16 bits
 
@@ -16,7 +17,8 @@ def multiply_light(linear: Array, log_ratio: Array) -> Array:
   """Linear RGB `[..., 3]` in [0, 1] times the ratio of two lights, in [0, 1].
 
   What would get brighter than `_SHOULDER` approaches white without reaching it, and never gets darker than it was;
-  colours that leave the gamut are drawn towards their luminance. A ratio of 1 changes nothing.
+  colours whose strongest channel would are drawn towards their luminance until it does the same. A ratio of 1 changes
+  nothing.
 
   Args:
     linear: `[..., 3]`.
@@ -25,11 +27,16 @@ def multiply_light(linear: Array, log_ratio: Array) -> Array:
   xp = linear.__array_namespace__()
   relit = linear * xp.exp(log_ratio)
   before, after = luminance(linear), luminance(relit)
-  room = 1 - _SHOULDER
-  compressed = 1 - room * xp.exp(-(xp.maximum(after, _SHOULDER) - _SHOULDER) / room)
-  wanted = xp.where((after > _SHOULDER) & (after > before), xp.maximum(compressed, before), after)
+  wanted = _compressed(before, after, xp)
+  strongest = _compressed(xp.max(linear, axis=-1), xp.max(relit, axis=-1), xp)
   relit = relit * (wanted / xp.maximum(after, _LEAST))[..., None]
-  excess = xp.max(relit, axis=-1) - wanted
-  kept = xp.minimum((1 - wanted) / xp.maximum(excess, _LEAST), 1)
+  kept = xp.minimum((strongest - wanted) / xp.maximum(xp.max(relit, axis=-1) - wanted, _LEAST), 1)
   gray = wanted[..., None]
   return xp.clip(gray + kept[..., None] * (relit - gray), 0, 1)
+
+
+def _compressed(before: Array, after: Array, xp) -> Array:
+  """What is to become of values that are multiplied: `after`, but for those that get brighter beyond the shoulder."""
+  room = 1 - _SHOULDER
+  compressed = 1 - room * xp.exp(-(xp.maximum(after, _SHOULDER) - _SHOULDER) / room)
+  return xp.where((after > _SHOULDER) & (after > before), xp.maximum(compressed, before), after)
