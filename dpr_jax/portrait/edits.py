@@ -109,7 +109,7 @@ def apply_edits(
       strip[:] = encoded(alpha[..., None] * relit + (1 - alpha[..., None]) * behind)
       return
     if room is not None:
-      around = strength * stretched(room, left, start, shape, pixels.shape).reshape(ratio.shape)
+      around = strength * stretched(room, left, start, shape, pixels.shape).reshape(len(ratio), -1)
       ratio = np.log(share * np.exp(ratio) + (1 - share) * np.exp(around))
     else:
       # A pixel that shows a person in part changes by that part of its light.

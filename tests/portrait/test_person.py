@@ -7,6 +7,7 @@ from skimage import data
 
 from dpr_jax.image.photo import Photo, write_photo
 from dpr_jax.light import sh
+from dpr_jax.light.light import tint
 from dpr_jax.portrait import backdrops, person, person_shape, portrait
 from dpr_jax.portrait.faces import frame_face
 from dpr_jax.portrait.lights import parse_light
@@ -199,6 +200,13 @@ def test_the_room_takes_its_share_and_is_brighter_on_the_lamps_side(encoded):
   # Smooth: gray levels of a pixel beside the next, but for the grain.
   smooth = cv2.GaussianBlur((half - pixels)[:40].mean(axis=-1), (0, 0), 4)
   assert np.abs(np.diff(smooth, axis=1)).max() < 1
+
+
+def test_a_room_takes_the_colour_of_the_light_also_where_nobody_reaches(encoded):
+  """Strips of rows above the head have no person in them."""
+  warm = tint(parse_light("left"), np.float32([1.5, 0.95, 0.4]))
+  change = encoded.relight(warm, background=1).astype(int) - encoded.pixels
+  assert (change[:8, :, 0].mean() - change[:8, :, 2].mean()) > 10
 
 
 def test_a_backdrop_replaces_what_is_nobodys(encoded):
