@@ -18,6 +18,7 @@ cv2 = import_native("cv2")
 LEAN = 0.07
 # Standard deviation of a blur, relative to the mesh's height: 468 points don't know ripples, nor the folds at nostrils.
 _SMOOTHING = 0.012
+_GROUPS = 16
 _MARGIN = 0.06  # over which the surface gives way at its outline, in shares of the square's side
 
 
@@ -94,21 +95,26 @@ def _draw(corners: np.ndarray, triangles: np.ndarray, attributes: np.ndarray, ce
   -inf as the z of what none covers.
   """
   triangles = triangles[attributes[triangles, 1].max(axis=1) < 0]
-  xy, z = corners[triangles, :2], corners[triangles, 2]
-  first = np.ceil(xy.min(axis=1)).astype(int)
-  reach = int((np.floor(xy.max(axis=1)) - first).max(initial=0)) + 1
-  steps = np.stack(np.meshgrid(np.arange(reach), np.arange(reach)), axis=-1).reshape(-1, 2)
-  at = first[:, None] + steps  # the cells around each triangle: [T, K, 2]
-  edges = xy[:, None] - at[:, :, None]
-  following, last = np.roll(edges, -1, axis=2), np.roll(edges, -2, axis=2)
-  shares = following[..., 0] * last[..., 1] - last[..., 0] * following[..., 1]
-  area = shares.sum(axis=-1, keepdims=True)
-  shares /= np.where(area == 0, np.inf, area)
-  hit = (shares.min(axis=-1) >= 0) & (area[..., 0] != 0) & ((at >= 0) & (at < cells)).all(axis=-1)
-  which, cell = np.nonzero(hit)
-  shares, at = shares[which, cell], at[which, cell]
-  values = np.concatenate([attributes[triangles], z[..., None]], axis=-1)
-  values = np.einsum("nk,nkc->nc", shares, values[which])
+  vertices = np.column_stack([attributes, corners[:, 2]])
+  xy = corners[triangles, :2]
+  first = np.clip(np.ceil(xy.min(axis=1)), 0, cells).astype(int)
+  reach = (np.clip(np.floor(xy.max(axis=1)) + 1, 0, cells).astype(int) - first).max(axis=1)
+  drawn = []
+  # Those of about one size together: all in boxes of the largest would take much memory.
+  for some in np.array_split(np.argsort(reach), _GROUPS):
+    steps = np.arange(reach[some].max(initial=0))
+    steps = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    at = first[some, None] + steps  # the cells around each triangle: [T, K, 2]
+    edges = xy[some, None] - at[:, :, None]
+    following, last = np.roll(edges, -1, axis=2), np.roll(edges, -2, axis=2)
+    shares = following[..., 0] * last[..., 1] - last[..., 0] * following[..., 1]
+    area = shares.sum(axis=-1, keepdims=True)
+    shares /= np.where(area == 0, np.inf, area)
+    hit = (shares.min(axis=-1) >= 0) & (area[..., 0] != 0) & (at < cells).all(axis=-1)
+    which, cell = np.nonzero(hit)
+    values = np.einsum("nk,nkc->nc", shares[which, cell], vertices[triangles[some[which]]])
+    drawn.append((at[which, cell], values))
+  at, values = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
   order = np.argsort(values[:, -1], kind="stable")  # of those at one cell the nearest is written last
   picture = np.zeros((cells, cells, values.shape[-1]), np.float32)
   picture[..., -1] = -np.inf

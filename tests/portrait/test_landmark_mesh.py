@@ -5,12 +5,13 @@ import pytest
 
 from data_gen.face_maps import Label
 from data_gen.face_mesh import face_maps
+from dpr_jax.portrait import portrait
 from dpr_jax.portrait.canonical_face import canonical_face, mirrored_landmarks
 from dpr_jax.portrait.faces import Face, Framing, frame_face
 from dpr_jax.portrait.landmark_mesh import mesh_surface
-from dpr_jax.portrait.portrait import Portrait
 from tests.data_gen.test_face_mesh import angles, as_seen, rotation
-from tests.network.test_hourglass import SMALL_RATIO, random_variables
+from tests.network.test_hourglass import SMALL_RATIO
+from tests.portrait.test_portrait import stub_encode
 
 CELLS = 64
 
@@ -87,13 +88,18 @@ def test_a_face_without_depth_has_no_mesh():
     mesh_surface(face._replace(depth=None), frame_face(face, 256), CELLS)
 
 
-def test_a_portrait_knows_of_the_mesh_where_a_face_has_depth(quick_compilation):
-  params = random_variables(SMALL_RATIO)
+def test_a_portrait_tells_the_network_of_the_mesh_where_a_face_has_depth(monkeypatch):
+  told = []
+
+  def encode(params, luminance, surface=None, *, dtype=None):
+    told.append(surface)
+    return stub_encode(params, luminance)
+
+  monkeypatch.setattr(portrait, "network_for", lambda params: SMALL_RATIO)
+  monkeypatch.setattr(portrait, "encode_luminance", encode)
   face, pixels = head(15, scale=8.0), np.full((512, 512, 3), 128, np.uint8)
-  known, flat = (Portrait(params, pixels, [each], 128).faces[0] for each in (face, face._replace(depth=None)))
-  surface = mesh_surface(face, known.framing, 32)
-  inside = surface.weight[0, ..., 0] == 1
-  half = flat.encoding.shape.normal[0][inside] + surface.normal[0][inside]
-  half /= np.linalg.norm(half, axis=-1, keepdims=True)
-  np.testing.assert_allclose(known.encoding.shape.normal[0][inside], half, atol=1e-4)
-  assert np.median(angles(half, np.asarray(flat.encoding.shape.normal[0])[inside])) > 3
+  portrait.Portrait(None, pixels, [face, face._replace(depth=None)], 128)
+  expected = mesh_surface(face, frame_face(face, 128), 32)
+  for found, part in zip(told[0], expected, strict=True):
+    np.testing.assert_array_equal(found, part)
+  assert told[1] is None
