@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import dpr_jax
-from dpr_jax.base.assets import ASSETS
 from dpr_jax.portrait.faces import is_installed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,10 +118,7 @@ def test_weights_that_cannot_be_fetched_are_named_with_their_place(start, tmp_pa
   assert (ended.returncode, ended.stdout) == (2, "")
   *notices, line = ended.stderr.splitlines()
   assert line.startswith("relight.py: trained_model_03.t7: cannot be fetched from https://raw.githubusercontent.com/")
-  assert line.endswith(
-    f"put the file (SHA-256 {ASSETS['official-512'].sha256}) into {tmp_path / 'cache/dpr_jax'}, "
-    "or into a folder that DPR_ASSETS names"
-  )
+  assert line.endswith("/cache/dpr_jax, or into a folder that DPR_ASSETS names")
   assert all(notice.startswith("Downloading data from") for notice in notices)  # pooch's, so that nobody waits puzzled
   assert files(tmp_path) == {"photo.png"}
 
