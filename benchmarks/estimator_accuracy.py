@@ -34,6 +34,7 @@ from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.light import sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.portrait import landmark_mesh
 from dpr_jax.portrait.faces import Face
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
@@ -43,7 +44,7 @@ _NETWORK = flags.DEFINE_bool("network", False, "estimate lights with the officia
 _PORTRAITS = flags.DEFINE_string("portraits", None, "a folder of frontal portraits, for the lean of MediaPipe's depth")
 
 _SIZE = 512
-_LEANS = {"MediaPipe": 0.0, "straightened": face_mesh.LEAN}
+_LEANS = {"MediaPipe": 0.0, "straightened": landmark_mesh.LEAN}
 _CAMERA = "camera"
 _KINDS = {"L x shading": "published", "linear light": "linear"}  # of ratio, by the model of a photo
 _MODELS = (*_KINDS, _CAMERA)
@@ -97,11 +98,11 @@ def _print_lean(folder: Path) -> None:
   elevations, pitches = collections.defaultdict(list), collections.defaultdict(list)
   for pixels, face in _faces_of_photos(folder):
     for name, lean in _LEANS.items():
-      with mock.patch.object(face_mesh, "LEAN", lean):
+      with mock.patch.object(landmark_mesh, "LEAN", lean):
         elevations[name].append(_visible_elevation(pixels, face))
         pitches[name].append(face_mesh.head_pose(face).pitch)
   rows = [[name, *_mean_and_sd(elevations[name]), *_mean_and_sd(pitches[name])] for name in elevations]
-  with mock.patch.object(face_mesh, "LEAN", 0.0):
+  with mock.patch.object(landmark_mesh, "LEAN", 0.0):
     rows.append(["canonical face", _visible_elevation(*_canonical()), "", 0.0, ""])
   count = max(map(len, elevations.values()), default=0)
   print(f"## Elevation of the mean visible normal: {count} portraits of {folder.name}, degrees\n")
@@ -195,7 +196,7 @@ def _normal_errors(portrait: FramedPortrait) -> dict[tuple[str, str], tuple[np.n
   truth, errors = portrait.truth.maps, {}
   _, truth_mask = extend_to_frame(truth)
   for name, lean in _LEANS.items():
-    with mock.patch.object(face_mesh, "LEAN", lean):
+    with mock.patch.object(landmark_mesh, "LEAN", lean):
       maps = face_mesh.face_maps(portrait.pixels, portrait.face)
     normal, mask = extend_to_frame(maps)
     face = _is_face(maps) & _is_face(truth)
