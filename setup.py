@@ -12,7 +12,7 @@ DATA = ["google-crc32c>=1.5", "libigl>=2.6.3", "numba>=0.61", "protobuf>=5", "te
 # Training makes procedural faces where it is given no dataset.
 TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tensorboardX>=2.6.4"]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
-HUB = ["huggingface-hub>=1.0"]
+HUB = ["huggingface-hub>=1.1.3"]
 MEDIAPIPE = ["mediapipe>=1.0"]
 RAW = ["rawpy>=0.23"]
 BEAM = [*DATA, "apache-beam>=2.70"]
@@ -85,6 +85,7 @@ setup(
       *ALL,
       *BEAM,
       *DOCS,
+      *RAW,
       "build",
       "imagecodecs",
       "mypy",
