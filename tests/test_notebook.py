@@ -1,7 +1,7 @@
 """The notebook for Colab: it is run as a script, and all that it names exists."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -52,6 +52,22 @@ def test_what_it_names_exists():
     defined = (ROOT / f"dpr_jax/cli/{name}.py").read_text(encoding="utf-8")
     for word in words:
       assert re.search(rf'DEFINE_\w+\(\s*"{word.removeprefix("--").partition("=")[0]}"', defined), word
+
+
+def test_nothing_is_installed_before_a_source_is_named(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  cell = CELLS[0].replace("%pip install --quiet {SOURCE}", "installed.append(SOURCE)")
+  for given in ("", "dpr_jax-1.0-py3-none-any.whl"):
+    names = {"installed": []}
+    assert cell.count('SOURCE = ""') == 1
+    code = cell.replace('SOURCE = ""', f"SOURCE = {given!r}")
+    if given:
+      exec(code, names)
+      assert names["installed"] == [given]
+    else:
+      with pytest.raises(SystemExit, match="Write into SOURCE"):
+        exec(code, names)
+      assert names["installed"] == []
 
 
 @pytest.mark.slow
