@@ -392,7 +392,7 @@ class _Parts:
       if others == job:
         return
       # A folder without a readable note is nobody's, or was being begun: nothing in it can be used.
-      differing = [name for name in job if others.get(name) != job[name]]
+      differing = [name for name in job | others if others.get(name, ...) != job.get(name, ...)]
       if not overwrite:
         raise BadInput(f"{self._folder}: holds parts of another run (other {', '.join(differing)}); {_DISCARD}")
       self.remove()

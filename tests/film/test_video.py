@@ -585,6 +585,9 @@ def test_parts_of_another_run_are_refused_or_discarded(long_film, out):
   assert refusal(long_film, out, job={"light": [2], "turn": None}) == (
     f"{out}.parts: holds parts of another run (other light); remove the folder, or --overwrite discards it"
   )
+  more = {"light": [1], "turn": None, "person segmenter": None}
+  assert "(other person segmenter)" in refusal(long_film, out, job=more)
+  assert "(other light, turn)" in refusal(long_film, out, job={})  # what that run had and this one has not
   os.utime(long_film, (1, 1))
   assert "(other date of the input, turn)" in refusal(long_film, out, job={"light": [1], "turn": 3})
   assert contents(parts_folder(out)) == before
