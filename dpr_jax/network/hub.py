@@ -37,6 +37,8 @@ def fetch(address: str) -> Path:
     size = hub.hf_hub_download(repository, FILE, revision=revision, dry_run=True).file_size
     if size > _LARGEST_DOWNLOAD:
       raise BadInput(f"{address}: {FILE} has {size} bytes, more than any weights have")
+    # By its name, not by the commit that was looked at: the cache would not learn which commit the name stands for, and
+    # nothing would be found without a network. Where the branch moves meanwhile, `load_params` looks at the size again.
     return Path(hub.hf_hub_download(repository, FILE, revision=revision))
 
 
