@@ -134,12 +134,12 @@ def roll(degrees: float) -> np.ndarray:
 
 
 def direction(azimuth: Array | float, elevation: Array | float) -> Array:
-  """Degrees `[...]` -> unit directions `[..., 3]`, float32.
+  """Degrees `[...]`, broadcast against each other -> unit directions `[..., 3]`, float32.
 
   (0, 0) is the camera; azimuth grows to the image's left, elevation upwards.
   """
   xp = _namespace(azimuth, elevation)
-  azimuth, elevation = xp.radians(azimuth), xp.radians(elevation)
+  azimuth, elevation = xp.broadcast_arrays(xp.radians(azimuth), xp.radians(elevation))
   level = xp.cos(elevation)
   parts = [-xp.sin(azimuth) * level, -xp.cos(azimuth) * level, xp.sin(elevation)]
   return xp.stack(parts, axis=-1).astype(xp.float32)

@@ -140,6 +140,15 @@ def test_jnp_in_jnp_out():
     assert isinstance(mixed, jax.Array)
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_many_azimuths_at_one_elevation(xp):
+  expected = [sh_lib.direction(azimuth, 20) for azimuth in (0, 90, -30)]
+  around = sh_lib.direction(xp.array([0, 90, -30]), 20)
+  np.testing.assert_allclose(around, expected, atol=1e-6)
+  assert isinstance(around, type(xp.zeros(1)))
+  assert sh_lib.direction(10.0, xp.zeros((2, 3))).shape == (2, 3, 3)
+
+
 def test_whole_numbers_are_directions_too():
   for towards in (np.array([0, -1, 0]), jnp.array([0, -1, 0])):
     np.testing.assert_allclose(sh_lib.basis(towards), sh_lib.basis(np.array([0.0, -1.0, 0.0])), rtol=1e-6)
