@@ -9,6 +9,8 @@ The file, .npz or .safetensors, is in half precision and no pickle: whoever gets
 you are.
 """
 
+import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -43,10 +45,12 @@ def export() -> None:
   from dpr_jax.network import weights as checkpoints  # seconds, which --help doesn't cost
 
   if _PUSH.value:
-    if _WEIGHTS.value in checkpoints.OFFICIAL:
-      raise BadInput(f"{_WEIGHTS.value}: research use only, by its authors' terms; it is not put on a hub from here")
     hub.check(_PUSH.value)
+    if _CARD.value and not Path(_CARD.value).is_file():
+      raise BadInput(f"{_CARD.value}: no such file")
   params = checkpoints.load_params(_WEIGHTS.value)
+  if _PUSH.value and _is_official(_WEIGHTS.value):
+    raise BadInput(f"{_WEIGHTS.value}: research use only, by its authors' terms; it is not put on a hub from here")
   if _OUT.value:
     checkpoints.save_params(_OUT.value, params, overwrite=_OVERWRITE.value)
     print(_OUT.value)
@@ -55,3 +59,15 @@ def export() -> None:
       file = Path(folder) / hub.FILE
       checkpoints.save_params(file, params)
       print(hub.push(_PUSH.value, file, Path(_CARD.value) if _CARD.value else None))
+
+
+def _is_official(weights: str) -> bool:
+  """Whether these are weights of the paper's authors: by their name, or a file of theirs under whatever name."""
+  from dpr_jax.network import registry
+  from dpr_jax.network import weights as checkpoints
+
+  if weights in checkpoints.OFFICIAL or not os.path.isfile(weights):
+    return weights in checkpoints.OFFICIAL
+  with open(weights, "rb") as file:
+    checksum = hashlib.file_digest(file, "sha256").hexdigest()
+  return checksum in {registry.WEIGHTS[name].sha256 for name in checkpoints.OFFICIAL}

@@ -1,6 +1,7 @@
 """Weights of the Hugging Face hub: put there and fetched again, from a server of its protocol on this machine."""
 
 import base64
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -14,7 +15,7 @@ import pytest
 from absl import flags
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.network import hub
+from dpr_jax.network import hub, registry
 from dpr_jax.network import weights as checkpoints
 from dpr_jax.network.weights import load_params, read_safetensors, save_params
 
@@ -220,6 +221,15 @@ def test_the_command_puts_weights_there(local_hub, command, weights, capsys, mon
   assert said[1].startswith(local_hub.endpoint)
   assert local_hub.repositories["me/mine"][0][hub.FILE] == weights.read_bytes()
   assert "research use only" in refusal(lambda: command(weights="official-512", push="hf:me/theirs"))
+  theirs = tmp_path / "renamed.t7"
+  theirs.write_bytes(b"a file of theirs")
+  checksum = hashlib.sha256(theirs.read_bytes()).hexdigest()
+  named = registry.WEIGHTS["official-512"]
+  monkeypatch.setitem(registry.WEIGHTS, "official-512", dataclasses.replace(named, sha256=checksum))
+  assert "research use only" in refusal(lambda: command(weights=str(theirs), push="hf:me/theirs"))
+  missing = {"push": "hf:me/theirs", "out": str(tmp_path / "early.npz"), "card": str(tmp_path / "nowhere.md")}
+  assert "nowhere.md: no such file" in refusal(lambda: command(weights="run", **missing))
+  assert not (tmp_path / "early.npz").exists()  # found before anything is written
   assert "OWNER/NAME" in refusal(lambda: command(weights="run", push="me/theirs"))
   assert "goes with --push" in refusal(lambda: command(weights="run", out="o.npz", card="card.md"))
   assert set(local_hub.repositories) == {"me/mine"}
