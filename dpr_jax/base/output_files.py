@@ -62,10 +62,13 @@ def check_free(path: str | os.PathLike, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def claimed(lock: Path, taken: str) -> Iterator[None]:
-  """Holds a lock file for as long as the block lasts; the system frees it where the process is killed.
+  """Holds a lock file for as long as the block lasts.
+
+  The system frees it where the process is killed. Where the file system knows no locks, filelock takes the file's being
+  there for the lock: what a killed process leaves of it may then have to be removed by hand.
 
   Args:
-    lock: the file, which stays where it is.
+    lock: the file, which stays where it is as far as the system locks it.
     taken: what to say where another one holds it.
 
   Raises:
