@@ -247,10 +247,11 @@ def relight_photo(studio: Studio, source: Path, target: Path, overwrite: bool) -
   photo = read_photo(source)
   encoded = studio.encode(photo.pixels, str(source))
   relit = studio.relight(encoded, studio.lights[0])
-  passes = pass_photos(encoded, studio.lights[0]) if files else {}
+  passes = pass_photos(encoded, studio.lights[0]) if files else ()
   write_photo(target, _with_pixels(photo, relit), overwrite=overwrite)
-  for name, values in passes.items():
-    write_photo(files[name], values, overwrite=overwrite)
+  for name, layer in passes:
+    write_photo(files[name], layer, overwrite=overwrite)
+    del layer  # before the next one is made
 
 
 def _pass_files(target: Path) -> dict[str, Path]:

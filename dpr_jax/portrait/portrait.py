@@ -6,11 +6,12 @@ network's picture but the *ratio* of new to old linear light: at the photo's own
 and away from the head nothing changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
@@ -47,6 +48,8 @@ _GUIDE_RADIUS = 4
 _GUIDE_EPSILON = 0.02**2
 # How many stops brighter and darker what is only guessed of a person gets at most.
 _GUESSED_STOPS = (1.0, 2.0)
+
+_BAND = 64  # rows of a pass that are made at a time
 
 PASSES = ("matte", "normals", "depth", "shading", "shadow")
 
@@ -212,25 +215,55 @@ class Portrait:
     Raises:
       ValueError: where `has_shapes` is false, or the light is of another shape.
     """
+    return dict(self.each_pass(light))
+
+  def each_pass(self, light: Light | np.ndarray, dtype: DTypeLike = np.float32) -> Iterator[tuple[str, np.ndarray]]:
+    """The names and values of `passes`, made one at a time: all of them of a large photo take gigabytes.
+
+    Args:
+      light: as of `passes`.
+      dtype: float32; or an unsigned integer, whose most is 1.
+
+    Raises:
+      ValueError: as `passes`, when the first one is asked for.
+    """
     if not self.has_shapes:
       raise ValueError("no shape is known of these persons")
     light = as_light(light)
     light = with_lamps(light, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    shapes = [face.person.shape for face in self.faces]
+    cells = [person_shape.passes(shape, light) for shape in shapes]
+    for name in PASSES:
+      if name == "matte":
+        yield name, self._in_bands(1, None, dtype)
+        continue
+      values = [person_shape.beyond_the_outline(*each) for each in zip(shapes, (c[name] for c in cells), strict=True)]
+      yield name, self._in_bands(values[0].shape[-1], values, dtype)
+
+  def _in_bands(self, channels: int, values: Sequence[np.ndarray] | None, dtype: DTypeLike) -> np.ndarray:
+    """A pass of the whole photo, `[H, W]` or `[H, W, channels]`, of each person's cells; None: the persons' coverage.
+
+    A band of rows at a time, so that little beside the result takes memory.
+    """
     height, width = self.pixels.shape[:2]
-    total = np.zeros((height, width), np.float32)
-    layers: dict[str, np.ndarray] = {}
-    for face in self.faces:
-      shape = face.person.shape
-      alpha = laid(face.matte.alpha, face.matte.matrix, 0, 0, (height, width))
-      for name, values in person_shape.passes(shape, light).items():
-        values = person_shape.beyond_the_outline(shape, values)
-        values = laid(values, shape.matrix, 0, 0, (height, width), cv2.BORDER_REPLICATE)
-        layers[name] = layers.get(name, 0) + alpha[..., None] * values.reshape(height, width, -1)
-      total += alpha
-    over = np.maximum(total, 1)[..., None]
-    layers = {name: np.squeeze(np.clip(values / over, 0, 1)) for name, values in layers.items()}
-    layers["matte"] = np.minimum(total, 1)
-    return {name: layers[name] for name in PASSES}
+    whole = np.empty((height, width, channels), dtype)
+    most = np.iinfo(dtype).max if whole.dtype.kind == "u" else None
+    for top in range(0, height, _BAND):
+      band = whole[top : top + _BAND]
+      shape = band.shape[:2]
+      alphas = [laid(face.matte.alpha, face.matte.matrix, 0, top, shape)[..., None] for face in self.faces]
+      total = sum(alphas)
+      if values is None:
+        mixed = total
+      else:
+        mixed = np.zeros(band.shape, np.float32)
+        for face, alpha, own in zip(self.faces, alphas, values, strict=True):
+          there = laid(own, face.person.shape.matrix, 0, top, shape, cv2.BORDER_REPLICATE)
+          mixed += alpha * there.reshape(band.shape)
+        mixed /= np.maximum(total, 1)
+      mixed = np.clip(mixed, 0, 1)
+      band[:] = mixed if most is None else np.rint(most * mixed)
+    return whole[..., 0] if channels == 1 else whole
 
   @property
   def has_shapes(self) -> bool:

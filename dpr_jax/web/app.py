@@ -174,12 +174,12 @@ class _Handlers:
   def passes(self, *wishes) -> list[str]:
     """What compositors ask for of the photo, in full resolution: PNGs of 16 bits."""
     photo, wish, weights, face = self._read(*wishes)
-    passes = self._service.passes(photo, wish, weights, face)
-    folder = self._folder.new_path(photo.name).parent
-    paths = [folder / f"{photo.stem}_{name}.png" for name in passes]
-    for path, values in zip(paths, passes.values(), strict=True):
-      write_photo(path, values)
-    return [str(path) for path in paths]
+    folder, paths = self._folder.new_path(photo.name).parent, []
+    for name, layer in self._service.passes(photo, wish, weights, face):
+      paths.append(str(folder / f"{photo.stem}_{name}.png"))
+      write_photo(paths[-1], layer)
+      del layer  # before the next one is made
+    return paths
 
   def turn(self, *wishes, progress=gr.Progress()):  # noqa: B008 - by which Gradio knows who wants to report
     """Films of the light going round: the MP4, and the GIF."""

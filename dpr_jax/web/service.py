@@ -182,8 +182,9 @@ class RelightService:
 
   def passes(
     self, path: str | os.PathLike, wish: Wish, weights: str | None = None, face: int | None = None
-  ) -> dict[str, Photo]:
-    """What compositors ask for, in full resolution, 16 bits (`Portrait.passes`); the arguments are those of `relight`.
+  ) -> collections.abc.Iterator[tuple[str, Photo]]:
+    """What compositors ask for, in full resolution, one after another (`pass_photos`); the arguments are those of
+    `relight`.
 
     Raises:
       BadInput: as `relight`, and where the shape of a person is not known.

@@ -246,10 +246,11 @@ class HalfPortrait(NamedTuple):
   pixels: np.ndarray
   has_shapes: bool = True
 
-  def passes(self, light):
-    half = np.zeros(self.pixels.shape[:2], np.float32)
-    half[:, half.shape[1] // 2 :] = 1
-    return {name: np.dstack([half] * 3) / 2 if name == "normals" else half for name in PASSES}
+  def each_pass(self, light, dtype):
+    half = np.zeros(self.pixels.shape[:2], dtype)
+    half[:, half.shape[1] // 2 :] = np.iinfo(dtype).max
+    for name in PASSES:
+      yield name, np.dstack([half] * 3) // 2 + half[..., None] % 2 if name == "normals" else half
 
 
 class PassesStudio:

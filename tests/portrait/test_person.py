@@ -1,5 +1,7 @@
 """Who is in the photo, and what shape the light sees beyond the face."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from dpr_jax.light.light import tint
 from dpr_jax.portrait import backdrops, person, person_shape, portrait
 from dpr_jax.portrait.faces import frame_face
 from dpr_jax.portrait.lights import parse_light
+from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.person import find_person
 from dpr_jax.portrait.portrait import PASSES, Portrait
 from tests.network.test_hourglass import SMALL_RATIO, random_variables
@@ -237,6 +240,25 @@ def test_passes_say_what_the_light_sees(encoded):
   shoulders = np.s_[285:295]
   assert passes["normals"][shoulders, 205, 0].mean() > 0.6 > 0.4 > passes["normals"][shoulders, 55, 0].mean()
   assert passes["shading"][shoulders, 200].mean() > passes["shading"][shoulders, 60].mean()
+
+
+def test_passes_are_alike_in_bands_and_16_bits_and_take_little_memory(encoded, monkeypatch):
+  whole = encoded.passes(parse_light("right"))
+  monkeypatch.setattr(portrait, "_BAND", 64)
+  for name, values in encoded.each_pass(parse_light("right"), np.uint16):
+    assert (values.dtype, values.shape) == (np.uint16, whole[name].shape)
+    np.testing.assert_allclose(values / 65535, whole[name], atol=1e-3)
+  photos = dict(pass_photos(encoded, parse_light("right")))
+  assert [name for name, photo in photos.items() if not photo.gray] == ["normals"]
+  assert photos["depth"].pixels.strides[2] == 0  # three channels in the memory of one
+  monkeypatch.setattr(portrait, "_BAND", 16)
+  large = Portrait.of_framed({}, np.broadcast_to(np.uint8(0), (2000, 1500, 3)), encoded.faces)
+  tracemalloc.start()
+  for _, values in large.each_pass(parse_light("right"), np.uint16):
+    del values
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 2000 * 1500 * 8  # of which normals are 6
 
 
 def test_a_camera_looks_at_the_middle_of_a_map():

@@ -205,7 +205,7 @@ def test_passes_are_files_of_16_bits_or_a_line_that_tells_what_lacks(client, pho
   if not service._encoded(photo, None, None).has_shapes:
     assert "passes: need weights that know shape" in refusal(client, *wishes(photo), endpoint="/passes")
     return
-  expected = service.passes(photo, wish)
+  expected = dict(service.passes(photo, wish))
   files = client.predict(*wishes(photo), api_name="/passes")
   assert [Path(file).name for file in files] == [f"astronaut_{name}.png" for name in PASSES]
   for file, values in zip(files, expected.values(), strict=True):
