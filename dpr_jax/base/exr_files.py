@@ -83,7 +83,7 @@ def read_exr(path: str, check_size: Callable[[int, int], None], max_pixels: int,
     raise BadInput(f"{path}: not an OpenEXR file, or a damaged one ({reason})") from None
   if any(plane.size != window[3] * window[2] for plane in stored):
     raise BadInput(f"{path}: its colours have fewer pixels than it has")
-  planes = np.stack([plane.astype(np.float32).reshape(window[3], window[2]) for plane in stored], axis=-1)
+  planes = np.stack([plane.astype(np.float32, copy=False).reshape(window[3], window[2]) for plane in stored], axis=-1)
   planes = _in_display(planes, window, display)
   count = 3 if len(names) >= 3 else 1
   return ExrPicture(
@@ -135,15 +135,17 @@ def _colour_channels(path: str, names: Sequence[str], what: str) -> tuple[str, .
     for likely in ("", "rgb", "rgba", "combined", "beauty"):
       found_here = [layer for layer in found if layer.lower().rpartition(".")[2] == likely]
       if len(found_here) == 1:
-        return _of_layer(found[found_here[0]], wanted)
+        return _of_layer(path, found[found_here[0]], wanted)
     if len(found) == 1:
-      return _of_layer(next(iter(found.values())), wanted)
+      return _of_layer(path, next(iter(found.values())), wanted)
     if found:
       raise BadInput(f"{path}: has layers {', '.join(sorted(found))[:200]}; {what} is one of them")
   raise BadInput(f"{path}: has channels {', '.join(sorted(names))[:200]}; {what} needs R, G, B or Y")
 
 
-def _of_layer(channels: dict[str, str], wanted: tuple[str, ...]) -> tuple[str, ...]:
+def _of_layer(path: str, channels: dict[str, str], wanted: tuple[str, ...]) -> tuple[str, ...]:
+  if wanted == ("y",) and not channels.keys().isdisjoint(("ry", "by")):
+    raise BadInput(f"{path}: has luminance and chroma (Y, RY, BY); convert it to R, G and B first")
   alpha = channels.get("a") or channels.get("alpha")
   return (*(channels[name] for name in wanted), *([alpha] if alpha else []))
 

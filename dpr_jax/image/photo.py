@@ -64,6 +64,8 @@ _METRES_PER_INCH = 0.0254
 _MOST_SCANS, _USUAL_SCANS, _MOST_SCANNED_PIXELS = 100, 16, 2**28
 _ORIENTATIONS_ON_THE_SIDE = (5, 6, 7, 8)  # the first row is the left or the right side
 
+_SAME_LEVELS = 2  # of 255, by which the colours of an sRGB profile may be off
+
 _pillow_limit_lock = threading.Lock()
 
 
@@ -168,9 +170,9 @@ def read_photo(path: str | os.PathLike, max_pixels: int = 200_000_000) -> Photo:
   except MemoryError:
     raise BadInput(f"{path}: takes more memory to decode than there is") from None
   except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
+    raise BadInput(f"{path}: cannot be read ({error.strerror or _reason(error)})") from error
   except Exception as error:  # Pillow's decoders answer damaged files with nearly any exception
-    raise BadInput(f"{path}: damaged, or of an unknown variant ({_one_line(error)})") from error
+    raise BadInput(f"{path}: damaged, or of an unknown variant ({_reason(error)})") from error
 
 
 def write_photo(path: str | os.PathLike, photo: Photo, *, overwrite: bool = False, quality: int = 95) -> None:
@@ -210,8 +212,8 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, overwrite: bool = Fals
         data = _encode_16_bit_png(channels, photo)
       else:
         data = _encode_with_pillow(channels, photo, image_format, quality)
-    except (ValueError, OSError, OverflowError, RuntimeError, cv2.error) as error:
-      raise BadInput(f"{path}: cannot be written as {image_format} ({_one_line(error)})") from error
+    except (ValueError, OSError, OverflowError, RuntimeError, cv2.error, ImageCms.PyCMSError) as error:
+      raise BadInput(f"{path}: cannot be written as {image_format} ({_reason(error)})") from error
     temporary.write_bytes(data)
 
 
@@ -222,7 +224,7 @@ def _libtiff_silenced(file: BinaryIO) -> contextlib.AbstractContextManager[None]
   return native_log_silenced() if photo_format is not None and photo_format.name == "TIFF" else contextlib.nullcontext()
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
   return " ".join(str(error).split())[:200]  # OpenCV's messages have several
 
 
@@ -507,19 +509,34 @@ def _channels_to_write(photo: Photo, image_format: str) -> np.ndarray:
 
 
 def _write_exr(path: Path, photo: Photo) -> None:
-  """Linear light of the photo's own primaries where they are known, else of sRGB's."""
+  """Linear light: floating point of the photo's own primaries, where they are known, all else of sRGB's."""
   pixels, kind = photo.pixels, np.dtype(np.float32)
   if pixels.dtype != kind and photo.icc_profile is not None and not photo.gray:
-    if pixels.dtype != np.uint8:
-      raise ValueError("its colours are those of an ICC profile; convert it to sRGB first")
-    profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(photo.icc_profile)), ImageCms.createProfile("sRGB")
-    pixels = np.asarray(ImageCms.profileToProfile(Image.fromarray(np.ascontiguousarray(pixels)), profile, srgb))
+    pixels = _in_srgb(pixels, photo.icc_profile)
   colours = as_type(pixels, kind)
   alpha = None if photo.alpha is None else as_type(photo.alpha, kind, linear=True)
   if alpha is not None:
     colours = np.where(alpha[..., None] > 0, colours * alpha[..., None], colours)
   half = photo.half if photo.pixels.dtype == kind else photo.pixels.dtype == np.uint8
-  write_exr(path, ExrPicture(colours[..., 0] if photo.gray else colours, alpha, photo.chromaticities, half))
+  places = photo.chromaticities if photo.pixels.dtype == kind else None
+  write_exr(path, ExrPicture(colours[..., 0] if photo.gray else colours, alpha, places, half))
+
+
+def _in_srgb(pixels: np.ndarray, icc_profile: bytes) -> np.ndarray:
+  """Integers `[H, W, 3]` in the colours of a profile as sRGB's, of 16 bits only where both are the same.
+
+  Raises:
+    ValueError: 16 bits, which Pillow cannot convert, of a profile that changes them.
+    ImageCms.PyCMSError: a broken profile, or one that is not of RGB.
+  """
+  profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)), ImageCms.createProfile("sRGB")
+  if pixels.dtype == np.uint8:
+    return np.asarray(ImageCms.profileToProfile(Image.fromarray(np.ascontiguousarray(pixels)), profile, srgb))
+  levels = np.uint8(np.meshgrid(*[range(0, 256, 17)] * 3)).reshape(3, 1, -1).transpose(1, 2, 0)
+  shown = np.asarray(ImageCms.profileToProfile(Image.fromarray(levels), profile, srgb))
+  if np.abs(shown.astype(int) - levels).max() > _SAME_LEVELS:
+    raise ValueError("its colours are not those of sRGB but of another ICC profile; convert it to sRGB first")
+  return pixels
 
 
 def _encode_with_pillow(channels: np.ndarray, photo: Photo, image_format: str, quality: int) -> memoryview:

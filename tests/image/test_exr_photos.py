@@ -6,6 +6,7 @@ import time
 import numpy as np
 import OpenEXR
 import pytest
+from PIL import ImageCms
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image import color
@@ -109,9 +110,41 @@ def test_colours_of_a_profile_are_converted_or_refused(tmp_path):
   write_photo(tmp_path / "x.exr", photo)
   np.testing.assert_allclose(read_photo(tmp_path / "x.exr").pixels[0, 0], (1, 0, 0), atol=0.02)  # CSS Color 4
   deep = dataclasses.replace(photo, pixels=photo.pixels.astype(np.uint16) * 257)
-  with pytest.raises(BadInput, match="of an ICC profile; convert it to sRGB first"):
+  with pytest.raises(BadInput, match="of another ICC profile; convert it to sRGB first"):
     write_photo(tmp_path / "y.exr", deep)
   assert not (tmp_path / "y.exr").exists()
+
+
+def test_16_bits_of_an_srgb_profile_are_written_as_they_are(tmp_path):
+  srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+  photo = Photo(np.random.default_rng(1).integers(0, 65535, (5, 6, 3), np.uint16))
+  for name, profile in (("bare", None), ("tagged", srgb)):
+    write_photo(tmp_path / f"{name}.exr", dataclasses.replace(photo, icc_profile=profile))
+  bare, tagged = (read_photo(tmp_path / f"{name}.exr").pixels for name in ("bare", "tagged"))
+  np.testing.assert_array_equal(tagged, bare)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_profile_that_is_not_of_rgb_or_broken_is_a_line(tmp_path, dtype):
+  gray = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+  for profile in (gray, b"no profile"):
+    with pytest.raises(BadInput, match=r"x\.exr: cannot be written as EXR"):
+      write_photo(tmp_path / "x.exr", Photo(np.zeros((2, 2, 3), dtype), icc_profile=profile))
+
+
+def test_what_has_become_srgb_has_no_other_primaries(tmp_path):
+  """As of 8 bits that were made of a photo in linear light."""
+  rec2020 = (0.708, 0.292, 0.17, 0.797, 0.131, 0.046, 0.3127, 0.329)
+  photo = read_photo(written(tmp_path / "in.exr", {"RGB": np.float32([[[0.5, 0.5, 0.5]]])}, chromaticities=rec2020))
+  assert photo.icc_profile is not None
+  write_photo(tmp_path / "out.exr", dataclasses.replace(photo, pixels=to_8_bits(photo.pixels)))
+  assert "chromaticities" not in channels_of(tmp_path / "out.exr")[1]
+
+
+def test_luminance_and_chroma_are_not_taken_for_gray(tmp_path):
+  planes = {name: light((4, 6)) for name in ("Y", "RY", "BY")}
+  with pytest.raises(BadInput, match=r"has luminance and chroma \(Y, RY, BY\)"):
+    read_photo(written(tmp_path / "x.exr", planes))
 
 
 def test_what_is_no_photo_is_refused(tmp_path):
