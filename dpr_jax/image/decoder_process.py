@@ -122,6 +122,8 @@ class _Decoder:
     deadline = threading.Timer(_WALL_FACTOR * self._seconds, self._be_late)
     deadline.start()
     try:
+      self._said.seek(0)  # its place is the process's as well
+      self._said.truncate()  # what was said of earlier files tells nothing of this one
       self._process.stdin.write(json.dumps(request).encode() + b"\n")
       self._process.stdin.flush()
       return _receive(self._process.stdout)
@@ -203,12 +205,13 @@ def _read_environment(path: str, max_pixels: int) -> dict[str, Any]:
 
 
 def _limit_memory(most_bytes: int) -> None:
-  with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):  # Windows has none, macOS heeds none
+  with contextlib.suppress(ImportError):  # Windows has none
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_WORDS, _MOST_WORDS))  # nothing is written but what is printed
+    # FSIZE: nothing is written but what is printed.
+    for name, most in (("FSIZE", _MOST_WORDS), ("CORE", 0), ("AS", most_bytes)):
+      with contextlib.suppress(AttributeError, OSError, ValueError):  # macOS heeds no AS
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 
 @contextlib.contextmanager

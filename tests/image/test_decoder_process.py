@@ -150,6 +150,24 @@ def test_a_crash_is_told_from_a_lack_of_memory(tmp_path, monkeypatch, dies, why)
     decoders.close()
 
 
+def test_words_about_an_earlier_file_tell_nothing_of_this_one(tmp_path):
+  write_photo(tmp_path / "photo.png", Photo(astronaut()))
+  decoders = Decoders()
+  try:
+    decoders.read_photo(tmp_path / "photo.png", 10**8)
+    decoder = decoders._idle[0]
+    decoder._said.write(b"out of memory")
+    decoder._said.flush()
+    os.kill(decoder._process.pid, signal.SIGSTOP)  # else it might answer first
+    killer = threading.Timer(0.3, os.kill, (decoder._process.pid, signal.SIGSEGV))
+    killer.start()
+    threading.Timer(0.4, os.kill, (decoder._process.pid, signal.SIGCONT)).start()
+    with pytest.raises(BadInput, match="its decoder crashed over it"):
+      decoders.read_photo(tmp_path / "photo.png", 10**8)
+  finally:
+    decoders.close()
+
+
 def test_a_process_that_is_killed_costs_its_own_photo_at_most(tmp_path):
   (tmp_path / "scans.jpg").write_bytes(many_scans(100, 4000))
   write_photo(tmp_path / "photo.png", Photo(astronaut()))
