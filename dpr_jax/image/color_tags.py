@@ -1,9 +1,11 @@
 """What a PNG, HEIC or AVIF says of its colours without an ICC profile, and a profile that says the same.
 
-Sources: PNG 3rd edition (gAMA, cHRM, sRGB, cICP and which of them counts), ISO/IEC 14496-12 (boxes, colr), ITU-T H.273
-(the numbers of cICP and colr), ICC.1:2022 (profiles), Lindbloom (Bradford adaptation).
+Sources: PNG 3rd edition (gAMA, cHRM, sRGB, cICP and which of them counts), ISO/IEC 14496-12 (boxes, colr)
+and 23008-12 (items and their properties), ITU-T H.273 (the numbers of cICP and colr), ICC.1:2022 (profiles), Lindbloom
+(Bradford adaptation).
 """
 
+import io
 import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
@@ -97,14 +99,58 @@ def heif_color_tags(file: BinaryIO, info: dict) -> ColorTags | None:
   if "icc_profile" in info:
     return None
   file.seek(0)
-  content = file.read(_MOST_PROPERTIES)
-  for name in (b"meta", b"iprp", b"ipco"):
-    content = next((inner for box, inner in _boxes(content) if box == name), b"")
-    content = content[4:] if name == b"meta" else content  # a version and flags
-  for box, inner in _boxes(content):
-    if box == b"colr" and inner[:4] == b"nclx" and len(inner) >= 8:
-      return _of_h273(*struct.unpack_from(">HH", inner, 4), "colr")
+  meta = _box(file.read(_MOST_PROPERTIES), b"meta")[4:]  # a version and flags
+  known = list(_boxes(_box(_box(meta, b"iprp"), b"ipco")))
+  properties_of = _properties_of_items(_box(meta, b"iprp"))
+  for item in _primary_items(meta):
+    for place in properties_of.get(item, ()):
+      box, inner = known[place - 1] if 0 < place <= len(known) else (b"", b"")
+      if box == b"colr" and inner[:4] == b"nclx" and len(inner) >= 8:
+        return _of_h273(*struct.unpack_from(">HH", inner, 4), "colr")
   return None
+
+
+def _primary_items(meta: bytes) -> list[int]:
+  """The item that is the picture, and the tiles of which it is made."""
+  box = io.BytesIO(_box(meta, b"pitm"))
+  primary = _number(box, 2 if _version(box) == 0 else 4)
+  references = io.BytesIO(_box(meta, b"iref"))
+  size = 2 if _version(references) == 0 else 4
+  for name, inner in _boxes(references.read()):
+    reference = io.BytesIO(inner)
+    if name == b"dimg" and _number(reference, size) == primary:
+      return [primary, *(_number(reference, size) for _ in range(_number(reference, 2)))]
+  return [primary]
+
+
+def _properties_of_items(iprp: bytes) -> dict[int, list[int]]:
+  """The places of an item's properties, counted from 1."""
+  properties: dict[int, list[int]] = {}
+  for name, inner in _boxes(iprp):
+    if name != b"ipma":
+      continue
+    box = io.BytesIO(inner)
+    version, flags = _number(box, 1), _number(box, 3)
+    size = 2 if flags & 1 else 1
+    essential = 1 << (8 * size - 1)
+    for _ in range(min(_number(box, 4), len(inner))):
+      places = properties.setdefault(_number(box, 2 if version == 0 else 4), [])
+      places.extend(_number(box, size) % essential for _ in range(_number(box, 1)))
+  return properties
+
+
+def _version(box: BinaryIO) -> int:
+  """Of a box that has one, which its flags follow."""
+  return _number(box, 4) >> 24
+
+
+def _number(box: BinaryIO, size: int) -> int:
+  return int.from_bytes(box.read(size), "big")  # 0 behind the end
+
+
+def _box(content: bytes, name: bytes) -> bytes:
+  """The content of the first one of a name; nothing if there is none."""
+  return next((inner for box, inner in _boxes(content) if box == name), b"")
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import resource
@@ -650,6 +651,32 @@ def test_primaries_of_heic_and_avif_are_kept_as_those_of_png_are(tmp_path, kind)
   np.testing.assert_array_equal(linear.pixels, color_tags.to_srgb_curve(plain.pixels, 1.0))
   assert "high dynamic range (PQ" in refusal(saved(tmp_path, nclx(kind, 9, 16)))
   assert "primaries" in refusal(saved(tmp_path, nclx(kind, 99, 13)))
+
+
+def test_of_several_pictures_in_a_heic_the_primary_ones_colours_count():
+  def box(name, content):
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+  def tags(primary, version, wide, tiles=()):
+    colours = b"".join(box(b"colr", b"nclx" + struct.pack(">HHHB", kind, 13, 6, 128)) for kind in (9, 12))
+    item, place = "I" if version else "H", "H" if wide else "B"
+    essential = 0x8000 if wide else 0x80
+    owners = b"".join(struct.pack(f">{item}B{place}", owner, 1, essential + owner) for owner in (1, 2))
+    owners = struct.pack(">BBHI", version, 0, wide, 2) + owners
+    parts = box(b"pitm", struct.pack(f">B3x{item}", version, primary))
+    parts += box(b"iprp", box(b"ipco", colours) + box(b"ipma", owners))
+    if tiles:
+      made = struct.pack(f">{item}H{len(tiles)}{item}", primary, len(tiles), *tiles)
+      parts += box(b"iref", struct.pack(">B3x", version) + box(b"dimg", made))
+    found = color_tags.heif_color_tags(io.BytesIO(box(b"ftyp", b"heic") + box(b"meta", bytes(4) + parts)), {})
+    return found and found.primaries[0].tolist()
+
+  rec2020, p3 = [0.708, 0.292], [0.68, 0.32]
+  for version, wide in itertools.product((0, 1), (0, 1)):
+    assert tags(1, version, wide) == rec2020
+    assert tags(2, version, wide) == p3
+    assert tags(3, version, wide) is None
+    assert tags(3, version, wide, (2, 1)) == p3
 
 
 XMP = (
