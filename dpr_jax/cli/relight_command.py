@@ -162,7 +162,7 @@ class Studio:
     """A photo made ready for any light.
 
     Args:
-      pixels: `[H, W, 3]` RGB, uint8 or uint16.
+      pixels: `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
       name: what an error calls it.
 
     Raises:

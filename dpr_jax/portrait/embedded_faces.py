@@ -132,7 +132,7 @@ class EmbeddedFaceFinder:
     self._closed, self._variables = True, None
 
   def find(self, pixels: np.ndarray) -> list[Face]:
-    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right.
+    """All faces of a photo `[H, W, 3]`, RGB of any of `photo.PIXEL_TYPES`; from left to right.
 
     If none is found, the photo is looked at once more upside down and from either side: heads may lie any way.
     """

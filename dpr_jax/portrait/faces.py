@@ -110,7 +110,7 @@ class FaceFinder(Protocol):
   name: str
 
   def find(self, pixels: np.ndarray) -> list[Face]:
-    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right."""
+    """All faces of a photo `[H, W, 3]`, RGB of any of `photo.PIXEL_TYPES`; from left to right."""
 
   def follow(self, pixels: np.ndarray, face: Face) -> Face | None:
     """A face looked for where it was a moment ago; a single look, where `find` needs many for a large picture.

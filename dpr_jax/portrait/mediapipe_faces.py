@@ -66,7 +66,7 @@ class MediaPipeFaceFinder:
     self._landmarker.close()
 
   def find(self, pixels: np.ndarray) -> list[Face]:
-    """All faces of a photo `[H, W, 3]`, RGB, uint8 or uint16; from left to right.
+    """All faces of a photo `[H, W, 3]`, RGB of any of `photo.PIXEL_TYPES`; from left to right.
 
     If none is found, the photo is looked at once more upside down: heads may lean up to 90 degrees either way.
     """

@@ -100,7 +100,7 @@ def find_person(
 
   Args:
     segmenter: from `open_segmenter`.
-    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16.
+    pixels: the photo, `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
     face: the person's face.
     framing: of the face.
     others: other faces of the photo, whose people are not this one.

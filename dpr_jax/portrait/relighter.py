@@ -21,7 +21,7 @@ from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.person import Segmenter, open_segmenter
 from dpr_jax.portrait.portrait import Portrait
 
-# A photo's file, its pixels `[H, W, 3]` RGB (uint8 or uint16), or what `Relighter.encode` made of it.
+# A photo's file, its pixels `[H, W, 3]` RGB (uint8, uint16 or linear float32), or what `Relighter.encode` made of it.
 Source = str | os.PathLike | np.ndarray | Portrait
 # What a user writes for `parse_light`, a light, or nine numbers `[9]`.
 Target = str | Light | np.ndarray

@@ -30,7 +30,7 @@ _MAX_ENVIRONMENT_PIXELS = 2**25  # 8,192 x 4,096
 _SCREEN_SIDE = 1024  # of photos while their light is being moved
 _MOST_FACES = 12  # relit together: a crowd under official-512 would need gigabytes
 _KEPT_BYTES = 2**29
-# What decoding takes at most of each pixel beyond the usual limit: 16 bits with alpha are the most.
+# What decoding takes at most of each pixel beyond the usual limit: 16 bits with alpha, and EXR, are the most.
 _DECODING_BYTES, _DECODING_SECONDS = 48, 3e-7  # a pixel
 
 
