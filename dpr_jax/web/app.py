@@ -18,6 +18,7 @@ from dpr_jax.base.output_files import atomic_output
 from dpr_jax.image import pictures
 from dpr_jax.image.color import NEUTRAL
 from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo_formats import WRITTEN_FORMATS
 from dpr_jax.light.light import Light, even_light
 from dpr_jax.portrait.lights import PRESETS, SIZES, Direction
 from dpr_jax.web import gate as web_gate
@@ -163,10 +164,10 @@ class _Handlers:
     return kind, *direction, *self.show(photo, kind, *direction, *wishes[6:])
 
   def relight(self, *wishes) -> str:
-    """The photo in full resolution, as a file of its own kind."""
+    """The photo in full resolution, as a file of its own kind, or as a PNG where that kind is not written."""
     photo, wish, weights, face = self._read(*wishes)
     relit = self._service.relight(photo, wish, weights, face)
-    suffix = photo.suffix.lower() if photo.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff") else ".png"
+    suffix = photo.suffix.lower() if photo.suffix.lower() in WRITTEN_FORMATS else ".png"
     path = self._folder.new_path(f"{photo.stem}_relit{suffix}")
     write_photo(path, relit)
     return str(path)

@@ -200,6 +200,16 @@ def test_the_room_takes_its_share(client, photos):
   assert np.abs(after[wall].astype(int) - astronaut()[wall]).mean() > 3
 
 
+@pytest.mark.parametrize("suffix", [".exr", ".webp"])
+def test_a_photo_comes_back_as_its_own_kind(client, tmp_path, suffix):
+  write_photo(tmp_path / f"astronaut{suffix}", Photo(astronaut()))
+  name = client.predict(*wishes(tmp_path / f"astronaut{suffix}"), api_name="/relight")
+  assert Path(name).name == f"astronaut_relit{suffix}"
+  relit = read_photo(name).pixels
+  assert relit.dtype == (np.float32 if suffix == ".exr" else np.uint8)
+  assert leans_left(relit) > 1.1
+
+
 def test_passes_are_files_of_16_bits_or_a_line_that_tells_what_lacks(client, photos, service):
   photo, wish = photos / "astronaut.png", web_app.Wish(Direction(65, 10, 0.25, 15))
   if not service._encoded(photo, None, None).has_shapes:
