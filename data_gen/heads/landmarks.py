@@ -56,7 +56,9 @@ def load_correspondence(model: MorphableHead, path: str | Path = CORRESPONDENCE)
 
 
 def lean(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-  """Depth `[478]` as MediaPipe gives it, whose faces lean: the shear that `data_gen.face_mesh.face_mesh` takes out.
+  """Depth `[478]` as MediaPipe gives it, whose faces lean.
+
+  The lean is the shear that `dpr_jax.portrait.landmark_mesh.face_mesh` takes out.
 
   Args:
     points: `[478, 3]`, x, y and true depth in pixels, y down.

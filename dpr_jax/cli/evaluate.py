@@ -16,7 +16,7 @@ _WEIGHTS = flags.DEFINE_multi_string(
   "weights",
   [],
   "a workdir or a checkpoint of train.py, default, official-512, official-1024, a .npz, .safetensors, .t7 or .pth "
-  "file, or identity; several, with commas or the flag again, are shown side by side",
+  "file, hf:OWNER/NAME, or identity; several, with commas or the flag again, are shown side by side",
 )
 _DATA = flags.DEFINE_string("data", None, "a dataset of export_dataset.py")
 _SPLIT = flags.DEFINE_string("split", "test", "test, validation or train")

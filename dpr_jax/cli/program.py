@@ -13,7 +13,7 @@ COMMANDS = {
   "train": "train a network on a dataset",
   "evaluate": "measure networks on held-out faces",
   "app": "serve the web app",
-  "weights": "list the weights that have a name, or write a run's as one file",
+  "weights": "list the weights that have a name, or write a run's as one file or to a hub (--push)",
 }
 
 

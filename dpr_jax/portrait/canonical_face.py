@@ -1,8 +1,8 @@
 """MediaPipe's canonical face: the mean face whose 468 vertices are the first of its landmarks.
 
 It lies in this package as `canonical_face.npz`, so that nobody needs MediaPipe for it. Its authors, the MediaPipe
-authors, licence it under Apache-2.0. `python -m data_gen.canonical_face` writes the file anew, from the geometry
-metadata inside MediaPipe's own model file.
+authors, licence it under Apache-2.0. `python -m dpr_jax.portrait.canonical_face` writes the file anew, from the
+geometry metadata inside MediaPipe's own model file.
 """
 
 import functools
