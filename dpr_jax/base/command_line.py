@@ -89,8 +89,8 @@ def missing_packages(package: str, extra: str) -> str:
   """One line on a package that is not installed, and on what else is not that the same command may need.
 
   Args:
-    package: that was asked for.
-    extra: that the command needs, or the package belongs to.
+    package: the package that could not be imported.
+    extra: the extra that the command needs, or that the package belongs to.
   """
   needed = {extra, EXTRAS[package], *_INCLUDED.get(extra, ())}
   missing = sorted({package, *(name for name, of in EXTRAS.items() if of in needed and not _is_installed(name))})

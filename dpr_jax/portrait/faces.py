@@ -70,12 +70,12 @@ class Framing(NamedTuple):
 
   @property
   def side(self) -> float:
-    """Of the square, in pixels of the photo."""
+    """The length of the square's side in pixels of the photo."""
     return self.size / float(np.sqrt(np.abs(np.linalg.det(self.matrix[:, :2]))))
 
   @property
   def middle(self) -> np.ndarray:
-    """Of the square, in the photo, `[2]`."""
+    """The middle of the square, `[2]`, in pixels of the photo."""
     return np.linalg.solve(self.matrix[:, :2], self.size / 2 - self.matrix[:, 2])
 
 

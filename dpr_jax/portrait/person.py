@@ -146,13 +146,13 @@ def look_for_person(
   """Where the person of a face is, as for `find_person`; None for nowhere.
 
   Args:
-    segmenter: as the further ones, for `find_person`.
+    segmenter: finds the person's pixels in a picture.
     pixels: the photo.
-    face: of the person.
-    framing: of the face.
-    others: other faces.
-    longer_side: of the picture at most, in pixels.
-    margin: of the picture around the person, in sides of the square around the head.
+    face: the person's face.
+    framing: the framing of that face.
+    others: the other faces in the photo.
+    longer_side: the most pixels that the longer side of the picture has.
+    margin: how far the picture reaches beyond the person, in sides of the square around the head.
   """
   for extent in (_BUST, _WHOLE):
     region = _region(framing, extent, pixels.shape)

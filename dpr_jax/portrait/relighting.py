@@ -116,8 +116,8 @@ def decode_luminance(
   """
   network = network_for(params, dtype)
   options = {"exposure_stops": exposure_stops} if isinstance(network, RatioHourglassNet) else {}
-  told = light.told(sh)[:, 0] if isinstance(sh, Light) and not options else sh
-  return _apply(network, params, encoding, told, method="decode", **options)[:, : size[0], : size[1]]
+  numbers = light.told(sh)[:, 0] if isinstance(sh, Light) and not options else sh
+  return _apply(network, params, encoding, numbers, method="decode", **options)[:, : size[0], : size[1]]
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
