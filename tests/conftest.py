@@ -4,6 +4,7 @@ import atexit
 import collections
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,14 @@ Path(os.environ["DPR_CACHE"], "face_landmarker.task.not-fetched").write_text("fa
 atexit.register(shutil.rmtree, os.environ["DPR_CACHE"], ignore_errors=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def nothing_traced_is_kept():
+  """What a command keeps of traced functions lasts no longer than the test that ran it in this process."""
+  yield
+  if traced := sys.modules.get("dpr_jax.network.traced"):
+    traced.keep_in(None)
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,8 @@ def enable_compilation_cache() -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def keep_in(folder: Path) -> None:
-  """From now on `call` looks into a folder of this user's, and writes into it."""
+def keep_in(folder: Path | None) -> None:
+  """From now on `call` looks into a folder of this user's, and writes into it; None: nothing is kept."""
   global _folder
   _folder = folder
 
