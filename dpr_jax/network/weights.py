@@ -166,7 +166,8 @@ def _nested(path: Path, arrays: dict[tuple[str, ...], Any]):
     raise BadInput(f"{path}: holds what are no floating-point numbers")
   try:
     with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused as such
-      return traverse_util.unflatten_dict({keys: array.astype(np.float32) for keys, array in arrays.items()})
+      # In order, so that a name comes before those that it is the beginning of; safetensors has none.
+      return traverse_util.unflatten_dict({keys: arrays[keys].astype(np.float32) for keys in sorted(arrays)})
   except (TypeError, KeyError, IndexError) as error:  # a name that is the beginning of another
     raise BadInput(f"{path}: the names of its arrays contradict each other") from error
 
