@@ -41,8 +41,16 @@ from dpr_jax.image.pictures import shrink, sphere
 from dpr_jax.light.light import Light
 from dpr_jax.network import traced
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.canonical_face import mirrored_landmarks
-from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, Face, FaceFinder, frame_face, open_face_finder, overlap
+from dpr_jax.portrait.faces import (
+  FACE_FINDERS,
+  OVAL,
+  Face,
+  FaceFinder,
+  frame_face,
+  mirror_image,
+  open_face_finder,
+  overlap,
+)
 from dpr_jax.portrait.lights import PRESETS, parse_light
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.relighting import encode_luminance, log_ratio
@@ -84,7 +92,7 @@ def crop_to_face(pixels: np.ndarray, face: Face, side: int = _SIDE) -> tuple[np.
   cropped = np.ascontiguousarray(pixels[top:bottom, left:right])
   small = shrink(cropped, side)
   scale = np.array(small.shape[1::-1]) / cropped.shape[1::-1]
-  landmarks = (face.landmarks - (left, top) + 0.5) * scale - 0.5
+  landmarks = (face.landmarks - (left, top)) * scale
   return small, Face(landmarks, None if face.depth is None else face.depth * scale[0])
 
 
@@ -92,13 +100,6 @@ def oval_of(face: Face, shape: Sequence[int]) -> np.ndarray:
   """`[H, W]` bool: the pixels inside the outline of a face."""
   outline = cv2.convexHull(np.round(face.landmarks[OVAL]).astype(np.int32))
   return cv2.fillConvexPoly(np.zeros(shape[:2], np.uint8), outline, 1) > 0
-
-
-def mirrored(face: Face, width: int) -> Face:
-  """The same face in the mirror image of a photo of that width."""
-  partner = mirrored_landmarks()
-  landmarks = face.landmarks[partner] * (-1, 1) + (width - 1, 0)
-  return Face(landmarks, None if face.depth is None else face.depth[partner])
 
 
 def measure(photo: np.ndarray, relit: np.ndarray, oval: np.ndarray) -> dict[str, float]:
@@ -210,7 +211,7 @@ def look_at(
     relit[name] = portrait.relight(light)
     found.seconds["a new light"].append(time.perf_counter() - begin)
     found.figures[name].append(measure(sitter.pixels, relit[name], sitter.oval))
-  given = mirrored(sitter.face, sitter.pixels.shape[1])
+  given = mirror_image(sitter.face, sitter.pixels.shape[1])
   found.asymmetry_given.append(asymmetry(params, sitter, portrait, given))
   again = finder.find(np.ascontiguousarray(sitter.pixels[:, ::-1]))
   again = max(again, key=lambda face: overlap(face.box, given.box), default=None)

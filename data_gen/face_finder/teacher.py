@@ -9,8 +9,7 @@ import numpy as np
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
-from dpr_jax.portrait.canonical_face import mirrored_landmarks
-from dpr_jax.portrait.faces import Face, FaceFinder
+from dpr_jax.portrait.faces import FaceFinder
 from dpr_jax.records import split_of
 
 
@@ -41,21 +40,12 @@ def split_portraits(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def label_portraits(paths: Sequence[Path], finder: FaceFinder) -> list[LabelledPortrait]:
-  """Asks MediaPipe about photos with one face each, and leaves out those in which it sees none or several.
-
-  What it says of a photo and of its mirror image is averaged, which takes away a part of its noise.
-  """
-  partner = mirrored_landmarks()
+  """Asks MediaPipe about photos with one face each, and leaves out those in which it sees none or several."""
   labelled = []
   for path in paths:
     pixels = to_8_bits(read_photo(path).pixels)
-    faces, mirrored = finder.find(pixels), finder.find(np.ascontiguousarray(pixels[:, ::-1]))
-    if len(faces) == len(mirrored) == 1:
-      points, again = _points(faces[0]), _points(mirrored[0])[partner]
-      again[:, 0] = pixels.shape[1] - again[:, 0]
-      labelled.append(LabelledPortrait(pixels, (points + again) / 2))
+    faces = finder.find(pixels)
+    if len(faces) == 1:
+      points = np.column_stack([faces[0].landmarks, faces[0].depth]).astype(np.float32)
+      labelled.append(LabelledPortrait(pixels, points))
   return labelled
-
-
-def _points(face: Face) -> np.ndarray:
-  return np.column_stack([face.landmarks, face.depth]).astype(np.float32)

@@ -43,6 +43,7 @@ def canonical_face() -> CanonicalFace:
     return CanonicalFace(stored["vertices"].astype(float), stored["triangles"].astype(int))
 
 
+@functools.cache
 def mirrored_landmarks() -> np.ndarray:
   """`[478]`: the number that each of MediaPipe's landmarks has in the mirror image of a face.
 

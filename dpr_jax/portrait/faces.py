@@ -14,6 +14,7 @@ import numpy as np
 from dpr_jax.base.assets import asset_path_within
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import MissingSystemLibrary
+from dpr_jax.portrait.canonical_face import mirrored_landmarks
 
 FACE_FINDERS = ("embedded", "mediapipe")
 SMALLEST_FACE = 24  # pixels; a smaller one has no shading to change
@@ -47,6 +48,13 @@ class Face(NamedTuple):
   def box(self) -> np.ndarray:
     """`[4]`: left, top, right, bottom of the landmarks, in pixels."""
     return np.concatenate([self.landmarks.min(axis=0), self.landmarks.max(axis=0)])
+
+
+def mirror_image(face: Face, width: int) -> Face:
+  """A face as it lies in the mirror image of its photo, which is `width` pixels wide; its own inverse."""
+  partner = mirrored_landmarks()
+  landmarks = face.landmarks[partner] * (-1, 1) + (width, 0)
+  return Face(landmarks, None if face.depth is None else face.depth[partner])
 
 
 class Framing(NamedTuple):

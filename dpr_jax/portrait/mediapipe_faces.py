@@ -8,7 +8,7 @@ from dpr_jax.base.assets import asset_path
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native, missing_system_library, native_log_silenced
 from dpr_jax.image.photo import to_8_bits
-from dpr_jax.portrait.faces import SMALLEST_FACE, Face, is_installed, overlap
+from dpr_jax.portrait.faces import SMALLEST_FACE, Face, is_installed, mirror_image, overlap
 
 cv2 = import_native("cv2")
 
@@ -17,8 +17,9 @@ cv2 = import_native("cv2")
 _TILE_DIVISORS = (1, 2, 4)
 _SMALLEST_TILE = 256
 _DETECTION_SIDE = 640
-# Every find is looked at once more, alone and this much larger than its box, so that the landmarks are as precise in a
-# group photo as in a portrait.
+# Every find is looked at twice more, alone and this much larger than its box, so that the landmarks are as precise in a
+# group photo as in a portrait; the second time in a mirror, where MediaPipe sees another face: by 1.4% of the distance
+# between the eyes.
 _CLOSE_UP = 2.0
 _MOST_FACES = 64
 # MediaPipe's own default, 0.5, sees faces in curls and earrings; on the test photos 0.9 loses none.
@@ -114,6 +115,16 @@ class MediaPipeFaceFinder:
     return faces
 
   def _close_up(self, pixels: np.ndarray, face: Face) -> Face | None:
+    """What is seen near a face and in the mirror image of that, averaged; None where either look sees none."""
+    width = pixels.shape[1]
+    seen = self._look_closer(pixels, face)
+    mirrored = seen and self._look_closer(pixels[:, ::-1], mirror_image(face, width))
+    if not mirrored:
+      return None
+    mirrored = mirror_image(mirrored, width)
+    return Face((seen.landmarks + mirrored.landmarks) / 2, (seen.depth + mirrored.depth) / 2)
+
+  def _look_closer(self, pixels: np.ndarray, face: Face) -> Face | None:
     centre, extent = (face.box[:2] + face.box[2:]) / 2, np.max(face.box[2:] - face.box[:2])
     left, top = (int(edge) for edge in np.round(centre - _CLOSE_UP / 2 * extent))
     seen = self._find_in_square(pixels, left, top, round(_CLOSE_UP * extent))

@@ -14,7 +14,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import MissingSystemLibrary, import_native
 from dpr_jax.image.photo import read_photo
 from dpr_jax.portrait import mediapipe_faces
-from dpr_jax.portrait.faces import OVAL, Face, frame_face, is_installed
+from dpr_jax.portrait.faces import OVAL, Face, frame_face, is_installed, mirror_image
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.portrait.square import cut_square
 
@@ -186,11 +186,19 @@ def test_whatever_is_under_half_a_tile_lies_whole_in_one(shape):
 
 
 def box_face(left, top, right, bottom):
-  return Face(np.array([(left, top), (right, bottom)], float))
+  return Face(np.tile([(left, top), (right, bottom)], (239, 1)).astype(float), np.zeros(478))
 
 
 def found_with(monkeypatch, finder, script, shape=(600, 600, 3)):
-  monkeypatch.setattr(MediaPipeFaceFinder, "_find_in_square", lambda self, pixels, *square: script(*square))
+  """The boxes that are found where MediaPipe sees what `script` says of left, top and side of a square of the photo."""
+  width = shape[1]
+
+  def look(self, pixels, left, top, side):
+    if pixels.strides[1] > 0:
+      return script(left, top, side)
+    return [mirror_image(face, width) for face in script(width - left - side, top, side)]
+
+  monkeypatch.setattr(MediaPipeFaceFinder, "_find_in_square", look)
   return [face.box.tolist() for face in finder.find(np.zeros(shape, np.uint8))]
 
 
@@ -214,6 +222,28 @@ def test_a_close_up_decides(monkeypatch, finder):
     return close_ups[left, top] if side == 200 else views
 
   assert found_with(monkeypatch, finder, script) == expected
+
+
+def test_a_face_is_where_photo_and_mirror_image_say_on_average(monkeypatch, finder):
+  looks = iter([box_face(100, 100, 200, 200), box_face(99, 104, 201, 206)])
+  views = {600: [box_face(99, 101, 203, 199)], 300: []}
+  found = found_with(monkeypatch, finder, lambda left, top, side: views[side] if side in views else [next(looks)])
+  assert found == [[99.5, 102, 200.5, 203]]
+
+
+def test_what_is_no_face_in_the_mirror_is_none(monkeypatch, finder):
+  looks = iter([[box_face(100, 100, 200, 200)], []])
+  views = {600: [box_face(100, 100, 200, 200)], 300: []}
+  found = found_with(monkeypatch, finder, lambda left, top, side: views[side] if side in views else next(looks, []))
+  assert found == []
+
+
+def test_a_mirrored_photo_has_the_mirrored_face(finder, obama):
+  [face], [other] = finder.find(obama), finder.find(np.ascontiguousarray(obama[:, ::-1]))
+  other = mirror_image(other, obama.shape[1])
+  eyes = np.linalg.norm(np.subtract(*(face.landmarks[eye].mean(axis=0) for eye in (LEFT_EYE, RIGHT_EYE))))
+  assert np.linalg.norm(other.landmarks - face.landmarks, axis=1).mean() < 0.005 * eyes
+  np.testing.assert_allclose(other.depth, face.depth, atol=0.03 * eyes)
 
 
 def test_a_face_that_a_tile_cuts_off_is_left_to_the_other_tiles(monkeypatch, finder):
