@@ -51,6 +51,7 @@ CHROMIUM_FLAGS = (
   "--disable-component-update",
   "--disable-sync",
   f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
+  "--no-proxy-server",  # it would resolve that name itself
 )
 FACE = np.s_[90:180, 110:200]  # of the astronaut
 PATIENCE = 600  # seconds; what takes so long does not come, however busy the machine is
@@ -515,7 +516,7 @@ def test_films_that_wait_hold_up_nobody_else(service, photos, monkeypatch):
 
 
 def test_sigterm_under_a_full_queue_ends_cleanly(photos, tmp_path):
-  command = [sys.executable, "app.py", "--waiting=6"]
+  command = [sys.executable, "app.py", "--waiting=6", "--face_finder=embedded"]
   environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
   root = Path(__file__).parents[2]
   server = subprocess.Popen(
