@@ -115,12 +115,12 @@ class MediaPipeFaceFinder:
     return faces
 
   def _close_up(self, pixels: np.ndarray, face: Face) -> Face | None:
-    """What is seen near a face and in the mirror image of that, averaged; None where either look sees none."""
+    """What is seen near a face, or None; the mean with what is seen in the mirror image, where that is a face, too."""
     width = pixels.shape[1]
     seen = self._look_closer(pixels, face)
     mirrored = seen and self._look_closer(pixels[:, ::-1], mirror_image(face, width))
     if not mirrored:
-      return None
+      return seen
     mirrored = mirror_image(mirrored, width)
     return Face((seen.landmarks + mirrored.landmarks) / 2, (seen.depth + mirrored.depth) / 2)
 

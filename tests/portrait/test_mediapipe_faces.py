@@ -231,11 +231,12 @@ def test_a_face_is_where_photo_and_mirror_image_say_on_average(monkeypatch, find
   assert found == [[99.5, 102, 200.5, 203]]
 
 
-def test_what_is_no_face_in_the_mirror_is_none(monkeypatch, finder):
-  looks = iter([[box_face(100, 100, 200, 200)], []])
+@pytest.mark.parametrize("looks", [([box_face(101, 100, 202, 200)], []), ([],)], ids=["photo", "nowhere"])
+def test_the_look_at_the_photo_decides_whether_there_is_a_face(monkeypatch, finder, looks):
+  answers = iter(looks)
   views = {600: [box_face(100, 100, 200, 200)], 300: []}
-  found = found_with(monkeypatch, finder, lambda left, top, side: views[side] if side in views else next(looks, []))
-  assert found == []
+  found = found_with(monkeypatch, finder, lambda left, top, side: views[side] if side in views else next(answers, []))
+  assert found == [face.box.tolist() for face in looks[0]]
 
 
 def test_a_mirrored_photo_has_the_mirrored_face(finder, obama):
