@@ -43,7 +43,8 @@ from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS, Light
 from dpr_jax.light.shading import face_shading
 from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
-from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet, Surface
+from dpr_jax.network.ratio_network import RatioHourglassNet
+from dpr_jax.network.shape import RatioEncoding, Surface
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
 from dpr_jax.portrait.landmark_mesh import mesh_surface

@@ -14,7 +14,7 @@ import numpy as np
 from data_gen.face_finder.patterns import dead_leaves
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.portrait.embedded_faces import FaceSquare, face_square, warp
-from dpr_jax.portrait.face_networks import CLOSE_UP, DETECTOR_SIDE, DETECTOR_STRIDE, LANDMARK_SIZE, NUM_LANDMARKS
+from dpr_jax.portrait.face_scales import CLOSE_UP, DETECTOR_SIDE, DETECTOR_STRIDE, LANDMARK_SIZE, NUM_LANDMARKS
 
 cv2 = import_native("cv2")
 

@@ -30,7 +30,8 @@ from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
 from dpr_jax.network.weights import read_archive, save_params
 from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squares, face_square, shrunk
-from dpr_jax.portrait.face_networks import LANDMARK_SIZE, FaceDetector, FaceLandmarker
+from dpr_jax.portrait.face_networks import FaceDetector, FaceLandmarker
+from dpr_jax.portrait.face_scales import LANDMARK_SIZE
 from dpr_jax.portrait.faces import Face, overlap
 from dpr_jax.portrait.lights import read_environment
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder

@@ -90,10 +90,12 @@ def main() -> None:
     raise BadInput("--image (or --video) and --out are needed, or --demo; --help lists all flags")
   if _VIDEO.value and (_IMAGE.value or _GRID.value):
     raise BadInput("--video: leave out --image and --grid; one film at a time, under one light")
-  from dpr_jax.cli import relight_command  # seconds, which neither the above nor --help costs
-  from dpr_jax.network import traced
+  from dpr_jax.network import traced  # JAX: a second, which neither the above nor --help costs
 
   traced.enable_compilation_cache()
+  traced.load_ahead()
+  from dpr_jax.cli import relight_command
+
   options = relight_command.Options(
     lights=_LIGHT.value,
     weights=_WEIGHTS.value,

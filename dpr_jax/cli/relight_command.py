@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,7 +16,6 @@ from tqdm import tqdm
 
 from dpr_jax.base.errors import BadInput, BadInputs, one_line
 from dpr_jax.base.output_files import atomic_output, check_free
-from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.image import pictures
 from dpr_jax.image.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits, write_photo
@@ -30,6 +30,9 @@ from dpr_jax.portrait.lights import parse_colour
 from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import PASSES, Portrait, WholePhoto
 from dpr_jax.portrait.relighter import Relighter
+
+if TYPE_CHECKING:
+  from dpr_jax.film.moving_portrait import MovingPortrait
 
 _SHEET_LIGHTS = ("left", "left-top", "top", "right-top", "right", "bottom", "rembrandt")
 _DEMO_LIGHTS = ("left", "left-top", "right", "top", "bottom")
@@ -194,8 +197,10 @@ class Studio:
     """Whether `--passes` was given."""
     return self._options.passes
 
-  def moving_portrait(self) -> MovingPortrait:
+  def moving_portrait(self) -> "MovingPortrait":
     """What relights the frames of one film; not with `--no-align`."""
+    from dpr_jax.film.moving_portrait import MovingPortrait
+
     return MovingPortrait(self._relighter.params, self._finder, self.size, segmenter=self._relighter.segmenter)
 
   def weights_checksum(self) -> int:

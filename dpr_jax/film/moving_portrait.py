@@ -16,7 +16,7 @@ import numpy as np
 from dpr_jax.film.face_track import FaceTracker, TrackedFace
 from dpr_jax.film.steady_person import SteadyPerson
 from dpr_jax.film.steady_square import SteadySquare
-from dpr_jax.network.networks import network_for
+from dpr_jax.network.networks import traits_of
 from dpr_jax.portrait.faces import Face, FaceFinder, Framing, frame_face
 from dpr_jax.portrait.person import Segmenter
 from dpr_jax.portrait.portrait import FramedFace, Portrait, encode_square, weigh_square, with_person
@@ -42,7 +42,7 @@ class MovingPortrait:
       size: side of the square that the network sees; None: the one it was trained at.
       segmenter: from `open_segmenter`, finds the persons of the faces; None: the light ends around the heads.
     """
-    self._params, self._size = params, network_for(params).native_size if size is None else size
+    self._params, self._size = params, traits_of(params).native_size if size is None else size
     self._tracker = FaceTracker(finder)
     self._squares: dict[int, SteadySquare] = {}
     self._segmenter = segmenter

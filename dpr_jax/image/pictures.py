@@ -1,5 +1,6 @@
 """Pictures for people: a contact sheet with the lit spheres, a grid of results, a film of a turning light."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,9 +26,11 @@ _LIMITED_RANGE = 1
 
 def astronaut() -> np.ndarray:
   """Head and shoulders of scikit-image's astronaut (NASA, public domain), `[300, 300, 3]` uint8."""
-  from skimage import data  # a second to import
-
-  return np.ascontiguousarray(data.astronaut()[:300, 70:370])
+  skimage = importlib.util.find_spec("skimage")  # which takes a second to import, for a file that lies in it
+  if skimage is None or skimage.origin is None:
+    raise ModuleNotFoundError("the package skimage is missing", name="skimage")
+  with Image.open(Path(skimage.origin).with_name("data") / "astronaut.png") as picture:
+    return np.asarray(picture)[:300, 70:370].copy()
 
 
 def shrink(pixels: np.ndarray, longest_side: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from dpr_jax.light.shading import face_shading
 from dpr_jax.network.convolution import max_pool
 from dpr_jax.network.encoding import NUM_LEVELS
 from dpr_jax.network.hourglass import ResidualBlock, Stem, conv_layer
+from dpr_jax.network.shape import RatioEncoding, Shape, Surface
 
 # Pixels to a side of what the hourglass sees as one: shading is smooth, and costs a sixteenth.
 _SHRINK = 4
@@ -34,54 +35,6 @@ _LEARNT = 0.2
 # How much a surface that is known from elsewhere counts beside what the network sees.
 _SURFACE_SHARE = 0.5
 _LAMP_SIZES = (2.0, 40.0)  # degrees
-
-
-class Shape(NamedTuple):
-  """What the network knows of a face beside its light; h = H/4, w = W/4.
-
-  Attributes:
-    luminance: `[B, H, W, 1]`, the photo itself, L / 100.
-    framing: `[B, 3]`, where the face lies: factor, right, down, as in `views.Faces`.
-    normal: `[B, h, w, 3]`, unit, axes of `dpr_jax.light.sh`.
-    depth: `[B, h, w, 1]`, height towards the viewer in shares of the side, from an unknown zero.
-    skin: `[B, h, w, 1]`, how likely each pixel is to be a face's, in [0, 1].
-  """
-
-  luminance: jax.Array
-  framing: jax.Array
-  normal: jax.Array
-  depth: jax.Array
-  skin: jax.Array
-
-
-class Surface(NamedTuple):
-  """What is known from elsewhere of the shape of faces: a second opinion, as of a face finder's landmarks.
-
-  Attributes:
-    normal: `[B, h, w, 3]`, as `Shape.normal`; unit where `weight` is positive.
-    depth: `[B, h, w, 1]`, as `Shape.depth`.
-    weight: `[B, h, w, 1]` in [0, 1], where it is known.
-  """
-
-  normal: jax.Array
-  depth: jax.Array
-  weight: jax.Array
-
-
-class RatioEncoding(NamedTuple):
-  """What `RatioHourglassNet.encode` knows of a photo, before any target light.
-
-  Attributes:
-    face: `[B, H/64, W/64, C]`, features at the bottleneck.
-    light: the photo's own light: gray, every part with a leading axis B, one lamp; as bright as the photo's skin.
-    shape: see `Shape`.
-    shading: `[B, h, w, 1]`, under that light.
-  """
-
-  face: jax.Array
-  light: Light
-  shape: Shape
-  shading: jax.Array
 
 
 class RatioRelit(NamedTuple):

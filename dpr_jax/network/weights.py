@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
-from flax import traverse_util
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_bytes, read_json
 from dpr_jax.base.output_files import atomic_output
-from dpr_jax.network import hub, pytorch_weights
+from dpr_jax.network import hub
 from dpr_jax.network.encoding import NUM_LEVELS
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.registry import DEFAULT, WEIGHTS
@@ -70,6 +69,8 @@ def load_params(source: str | os.PathLike) -> dict[str, Any]:
   elif path.suffix == _SAFETENSORS:
     variables = read_safetensors(path)
   else:
+    from dpr_jax.network import pytorch_weights  # with Flax, as below
+
     variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
   if name != DEFAULT:  # those of the package are what they are, and tracing a network takes a second
     _check_shapes(variables, path)
@@ -102,6 +103,8 @@ def save_params(path: str | os.PathLike, params: dict[str, Any], *, overwrite: b
   if path.suffix not in (_ARCHIVE, _SAFETENSORS):
     raise BadInput(f"{path}: weights are written as {_ARCHIVE} or {_SAFETENSORS}")
   arrays = {}
+  from flax import traverse_util  # half a second that reading the package's weights does without
+
   for keys, leaf in traverse_util.flatten_dict(jax.device_get(params)).items():
     with np.errstate(over="ignore"):
       arrays["/".join(keys)] = np.asarray(leaf, np.float16, order="C")  # a safetensors file copies the memory
@@ -164,12 +167,17 @@ def _nested(path: Path, arrays: dict[tuple[str, ...], Any]):
   # What does not begin as an array NumPy gives back as bytes.
   if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays.values()):
     raise BadInput(f"{path}: holds what are no floating-point numbers")
-  try:
+  variables: dict[str, Any] = {}
+  # In order, so that a name comes before those that it is the beginning of; safetensors has none.
+  for keys in sorted(arrays):
+    branch = variables
+    for key in keys[:-1]:
+      branch = branch.setdefault(key, {})
+      if not isinstance(branch, dict):
+        raise BadInput(f"{path}: the names of its arrays contradict each other")
     with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused as such
-      # In order, so that a name comes before those that it is the beginning of; safetensors has none.
-      return traverse_util.unflatten_dict({keys: arrays[keys].astype(np.float32) for keys in sorted(arrays)})
-  except (TypeError, KeyError, IndexError) as error:  # a name that is the beginning of another
-    raise BadInput(f"{path}: the names of its arrays contradict each other") from error
+      branch[keys[-1]] = arrays[keys].astype(np.float32)
+  return variables
 
 
 def _find_checkpoint(folder: Path) -> Path:

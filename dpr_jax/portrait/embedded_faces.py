@@ -14,16 +14,9 @@ from dpr_jax.base.cpu import compiler_options
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.photo import to_8_bits
+from dpr_jax.network import traced
 from dpr_jax.network.weights import check_finite, check_structure, read_archive
-from dpr_jax.portrait.face_networks import (
-  CLOSE_UP,
-  DETECTOR_SIDE,
-  DETECTOR_STRIDE,
-  LANDMARK_SIZE,
-  NUM_LANDMARKS,
-  FaceDetector,
-  FaceLandmarker,
-)
+from dpr_jax.portrait.face_scales import CLOSE_UP, DETECTOR_SIDE, DETECTOR_STRIDE, LANDMARK_SIZE, NUM_LANDMARKS
 from dpr_jax.portrait.faces import SMALLEST_FACE, Face, frame_face, overlap
 
 cv2 = import_native("cv2")
@@ -202,7 +195,8 @@ class EmbeddedFaceFinder:
       matrices = [square.crop(LANDMARK_SIZE) for square in chunk]
       for crop, matrix in zip(crops, matrices, strict=False):
         crop[:] = shrunk(picture, matrix, LANDMARK_SIZE)
-      answers = (np.asarray(each, np.float64) for each in _compiled().landmarker(self._variables, crops, mirrored))
+      seen = _run(_run_landmarker, self._variables, crops, mirrored=mirrored)
+      answers = (np.asarray(each, np.float64) for each in seen)
       for matrix, square, points, logit in zip(matrices, chunk, *answers, strict=False):
         half = CLOSE_UP * square.side / 2
         plane = (points[:, :2] + 1) * LANDMARK_SIZE / 2
@@ -218,7 +212,7 @@ def detector_squares(variables, picture: np.ndarray) -> list[FaceSquare]:
     picture: `[H, W]` uint8 luminance, sRGB-encoded, heads more or less upright.
   """
   canvas, places = _pyramid(picture)
-  answer = np.asarray(_compiled().detector(variables, canvas))
+  answer = np.asarray(_run(_run_detector, variables, canvas))
   cells = []
   for scale, (left, top, width, height) in places:
     rows = slice(top // DETECTOR_STRIDE, -(-(top + height) // DETECTOR_STRIDE))
@@ -324,35 +318,33 @@ def _turned_back(face: Face, shape: tuple[int, int], quarters: int) -> Face:
 
 def _run_detector(variables, canvas: jax.Array) -> jax.Array:
   """What the detector says of a canvas `[h, w]` uint8: `[h / 8, w / 8, 6]`."""
+  from dpr_jax.portrait.face_networks import FaceDetector  # with Flax, which what is traced already does without
+
   proposals = FaceDetector().apply(variables, canvas[None, ..., None].astype(jnp.float32) / 255)
   parts = (proposals.logit[..., None], proposals.offset, proposals.log_side[..., None], proposals.direction)
   return jnp.concatenate(parts, axis=-1)[0]
 
 
-def _run_landmarker(variables, crops: jax.Array, mirrored: bool) -> tuple[jax.Array, jax.Array]:
+def _run_landmarker(variables, crops: jax.Array, *, mirrored: bool) -> tuple[jax.Array, jax.Array]:
   """What the landmark network says of crops `[N, 128, 128]` uint8; `mirrored`: the mean with that of mirror images."""
+  from dpr_jax.portrait.face_networks import FaceLandmarker
+
   pictures = crops[..., None].astype(jnp.float32) / 255
   if not mirrored:
-    return FaceLandmarker().apply(variables["landmarker"], pictures)
+    return tuple(FaceLandmarker().apply(variables["landmarker"], pictures))
   both = FaceLandmarker().apply(variables["landmarker"], jnp.concatenate([pictures, pictures[:, :, ::-1]]))
   points, other_points = jnp.split(both.points, 2)
   other_points = other_points[:, variables["partner"]] * jnp.array([[[-1.0, 1.0, 1.0]]], jnp.float32)
   return (points + other_points) / 2, both.logit.reshape(2, -1).mean(0)
 
 
-class _Compiled(NamedTuple):
-  detector: Callable
-  landmarker: Callable
+def _run(network: Callable, variables, pixels: np.ndarray, **static):
+  """One of the above, traced and compiled once."""
+  return traced.call(network, variables, pixels, compiler_options=_compiler_options(), **static)
 
 
-@functools.cache
-def _compiled() -> _Compiled:
-  """Both networks compiled; not on import, since the choice of the compiler's options asks for the devices."""
-  options = compiler_options()
-  return _Compiled(
-    jax.jit(_run_detector, compiler_options=options),
-    jax.jit(_run_landmarker, static_argnames="mirrored", compiler_options=options),
-  )
+# Not on import, since it asks for the devices.
+_compiler_options = functools.cache(compiler_options)
 
 
 @functools.cache
@@ -373,11 +365,13 @@ def read_weights(path: Path):
   partner = variables["partner"].astype(np.int32)
   if (np.sort(partner) != np.arange(NUM_LANDMARKS)).any():
     raise BadInput(f"{path}: 'partner' does not number {NUM_LANDMARKS} landmarks")
-  return jax.tree.map(jnp.asarray, variables | {"partner": partner})
+  return jax.device_put(variables | {"partner": partner})
 
 
 def initial_variables(key: jax.Array):
   """Untrained weights of both networks, in the structure that `read_weights` reads."""
+  from dpr_jax.portrait.face_networks import FaceDetector, FaceLandmarker
+
   keys, side = jax.random.split(key), DETECTOR_STRIDE
   return {
     "detector": FaceDetector().init(keys[0], jnp.zeros((1, side, side, 1))),

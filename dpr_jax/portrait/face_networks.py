@@ -11,16 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dpr_jax.network.convolution import training_convolution
-
-# MediaPipe's numbering: 468 of the mesh and 10 on the irises.
-NUM_LANDMARKS = 478
-# The detector answers once for every so many pixels.
-DETECTOR_STRIDE = 8
-# Side of a face, in pixels, whose logarithm the detector calls 0; it knows faces of about 0.65 to 1.5 of it.
-DETECTOR_SIDE = 22.0
-# Side of the square that the landmark network sees, and how much of it the face fills.
-LANDMARK_SIZE = 128
-CLOSE_UP = 1.5
+from dpr_jax.portrait.face_scales import NUM_LANDMARKS
 
 
 class Proposals(NamedTuple):

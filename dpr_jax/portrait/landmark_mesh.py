@@ -6,7 +6,7 @@ Axes of a mesh here: x to the right and y up in the plane of the photo, z toward
 import numpy as np
 
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.network.ratio_network import Surface
+from dpr_jax.network.shape import Surface
 from dpr_jax.portrait.canonical_face import canonical_face
 from dpr_jax.portrait.faces import Face, Framing
 

@@ -15,7 +15,7 @@ from dpr_jax.light import exposure, sh, shadows
 from dpr_jax.light.light import Light, luminance
 from dpr_jax.light.shading import face_shading
 from dpr_jax.network import traced
-from dpr_jax.network.ratio_network import Shape
+from dpr_jax.network.shape import Shape
 from dpr_jax.portrait.faces import Framing
 from dpr_jax.portrait.person import Matte
 

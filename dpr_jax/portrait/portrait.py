@@ -20,8 +20,8 @@ from dpr_jax.light import exposure, sh
 from dpr_jax.light.light import Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
 from dpr_jax.network.encoding import Encoding
-from dpr_jax.network.networks import network_for
-from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet
+from dpr_jax.network.networks import traits_of
+from dpr_jax.network.shape import RatioEncoding
 from dpr_jax.portrait import person_shape
 from dpr_jax.portrait.edits import Edit, apply_edits, within_stops
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
@@ -130,7 +130,7 @@ class Portrait:
       raise ValueError("a portrait needs at least one face")
     self.pixels = pixels
     self._params, self._dtype = params, dtype
-    size = network_for(params).native_size if size is None else size
+    size = traits_of(params).native_size if size is None else size
     everybody = [*faces, *others]
     self.faces = tuple(
       self._encode(face, size, segmenter, [other for other in everybody if other is not face]) for face in faces
@@ -446,7 +446,7 @@ def encode_square(
 
 def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
   """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
-  framing = frame_face(face, network_for(params).native_size if size is None else size)
+  framing = frame_face(face, traits_of(params).native_size if size is None else size)
   return _see(params, cut_square(pixels, framing), framing, face, None)[2]
 
 
@@ -456,8 +456,8 @@ def _see(
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
   lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
   surface = ()
-  network = network_for(params)
-  if isinstance(network, RatioHourglassNet) and face.depth is not None and len(square) % network.size_multiple == 0:
+  network = traits_of(params)
+  if network.shape_cell and face.depth is not None and len(square) % network.size_multiple == 0:
     surface = (mesh_surface(face, framing, len(square) // network.shape_cell),)
   encoding = traced.call(encode_luminance, params, lightness[None, ..., None], *surface, dtype=dtype)
   return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))

@@ -13,7 +13,7 @@ import numpy as np
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.photo import read_photo
 from dpr_jax.light.light import Light, as_light
-from dpr_jax.network.networks import network_for
+from dpr_jax.network.networks import traits_of
 from dpr_jax.network.registry import DEFAULT
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait.faces import Face, FaceFinder, choose_face_finder, open_face_finder
@@ -33,7 +33,7 @@ class Relighter:
   Attributes:
     weights: as they were asked for.
     params: of the network, for the functions of `dpr_jax.portrait.relighting`.
-    network: what `params` are of.
+    network: what is to be known of the network that `params` are of, `networks.Traits`.
     size: side of the square around a face that the network sees, in pixels.
   """
 
@@ -59,7 +59,7 @@ class Relighter:
     """
     self.weights = os.fspath(weights)
     self.params = load_params(weights)
-    self.network = network_for(self.params)
+    self.network = traits_of(self.params)
     if not self.network.gray:
       raise BadInput(
         f"weights {self.weights!r}: take lights of {self.network.light_size} numbers; here a light is gray, 9 numbers"

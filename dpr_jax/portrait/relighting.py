@@ -9,7 +9,7 @@ and NaN, traced ones only for shape.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,12 @@ from dpr_jax.image import color
 from dpr_jax.light import light
 from dpr_jax.light.light import Light
 from dpr_jax.network.encoding import Encoding
-from dpr_jax.network.networks import Network, network_for
-from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet, Surface
+from dpr_jax.network.networks import network_for, traits_of
+from dpr_jax.network.shape import RatioEncoding, Surface
 from dpr_jax.portrait.compositing import multiply_light
+
+if TYPE_CHECKING:
+  from dpr_jax.network.networks import Network
 
 Params = Any  # {"params": ..., "batch_stats": ...}, nested dicts of arrays
 Array = jax.Array | np.ndarray
@@ -61,7 +64,7 @@ def _check_lights(lights: Any, name: str, ranks: tuple[int, ...], size: int) -> 
   return jnp.asarray(lights, jnp.promote_types(jnp.result_type(lights), jnp.float32))
 
 
-def _apply(network: Network, *arguments, **options) -> Any:
+def _apply(network: "Network", *arguments, **options) -> Any:
   """As `network.apply` without mutable collections, whose declared result is what it would be with them."""
   return network.apply(*arguments, **options)
 
@@ -115,7 +118,7 @@ def decode_luminance(
     Relit L / 100, `[B, H, W, 1]`.
   """
   network = network_for(params, dtype)
-  options = {"exposure_stops": exposure_stops} if isinstance(network, RatioHourglassNet) else {}
+  options = {"exposure_stops": exposure_stops} if traits_of(params).shape_cell else {}
   numbers = light.told(sh)[:, 0] if isinstance(sh, Light) and not options else sh
   return _apply(network, params, encoding, numbers, method="decode", **options)[:, : size[0], : size[1]]
 
@@ -142,7 +145,7 @@ def log_ratio(
     `[B, H, W, C]`, C the light's channels.
   """
   network, size = network_for(params, dtype), luminance.shape[1:3]
-  if isinstance(network, RatioHourglassNet):
+  if traits_of(params).shape_cell:
     return _apply(network, params, encoding, target, method="log_ratio")[:, : size[0], : size[1]]
   # Each channel is told at the brightness that the network knows; the colour is multiplied in linear light.
   numbers = light.told(target)
@@ -175,7 +178,7 @@ def relight_luminance(
     ValueError: wrong shapes, types or ranges.
   """
   luminance = _check_image(luminance, "luminance", (4,), 1)
-  sh = _check_lights(sh, "sh", (2,), network_for(params).light_size)
+  sh = _check_lights(sh, "sh", (2,), traits_of(params).light_size)
   if len(sh) != len(luminance):
     raise ValueError(f"{len(luminance)} images, but {len(sh)} lights")
   encoding = encode_luminance(params, luminance, dtype=dtype)
@@ -201,7 +204,7 @@ def _relight(
   network, size = network_for(params, dtype), images.shape[1:3]
 
   def under(target):
-    if not isinstance(network, RatioHourglassNet):
+    if not traits_of(params).shape_cell:
       return _replace_luminance(lab, decode_luminance(params, encoding, target, size=size, dtype=dtype))
     target = target if isinstance(target, Light) else jax.vmap(light.soft_light)(target)
     ratio = _apply(network, params, encoding, target, exposure_stops, method="log_ratio")[:, : size[0], : size[1]]
@@ -249,7 +252,7 @@ def relight_fn(
     lights = jax.tree.map(lambda part: jnp.broadcast_to(part, (1, len(images), *part.shape)), lights)
     relit = _relight(params, images, lights, **options)[0]
     return relit if img.ndim == 4 else relit[0]
-  sh = _check_lights(sh, "sh", (1, 2), network_for(params).light_size)
+  sh = _check_lights(sh, "sh", (1, 2), traits_of(params).light_size)
   if img.ndim == 3:
     relit = _relight(params, images, jnp.atleast_2d(sh)[:, None], **options)[:, 0]
     return relit[0] if sh.ndim == 1 else relit
@@ -286,7 +289,7 @@ def relight_lights(
   if isinstance(shs, Sequence) and any(isinstance(each, Light) for each in shs):
     stacked: Array | Light = light.stack(shs)
   else:
-    stacked = _check_lights(shs, "shs", (2,), network_for(params).light_size)
+    stacked = _check_lights(shs, "shs", (2,), traits_of(params).light_size)
   lights = jax.tree.map(lambda part: part[:, None], stacked)
   return _relight(params, img[None], lights, dtype=dtype, exposure_stops=exposure_stops)[:, 0]
 

@@ -23,7 +23,8 @@ from data_gen.face_finder.examples import (
 from data_gen.face_finder.teacher import split_portraits
 from dpr_jax.portrait import embedded_faces
 from dpr_jax.portrait.canonical_face import mirrored_landmarks
-from dpr_jax.portrait.face_networks import DETECTOR_SIDE, DETECTOR_STRIDE, FaceLandmarker, Landmarks, Proposals
+from dpr_jax.portrait.face_networks import FaceLandmarker, Landmarks, Proposals
+from dpr_jax.portrait.face_scales import DETECTOR_SIDE, DETECTOR_STRIDE
 from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
 from tests.conftest import ROOT
 

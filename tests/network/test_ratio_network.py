@@ -20,11 +20,9 @@ from dpr_jax.network.ratio_network import (
   FramingHead,
   LightHead,
   MeanFaceHead,
-  RatioEncoding,
-  Shape,
-  Surface,
   light_numbers,
 )
+from dpr_jax.network.shape import RatioEncoding, Shape, Surface
 from tests.network.test_hourglass import SMALL_RATIO, apply, random_variables, shapes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

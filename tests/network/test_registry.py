@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from dpr_jax.base.assets import ASSETS
-from dpr_jax.network.networks import network_for
+from dpr_jax.network.networks import network_for, traits_of
 from dpr_jax.network.registry import DEFAULT, WEIGHTS, card_head, listing
 from dpr_jax.network.weights import load_params
 from tests.conftest import ROOT
@@ -18,8 +18,15 @@ def test_an_entry_is_true(weights, shared):
   if not weights.file:
     shared(f"reference/dpr/{ASSETS[weights.name].filename}")
   assert hashlib.sha256(weights.path().read_bytes()).hexdigest() == weights.sha256
-  network = network_for(load_params(weights.name))
+  params = load_params(weights.name)
+  network, traits = network_for(params), traits_of(params)
   assert (type(network).__name__, network.native_size) == (weights.network, weights.native_size)
+  assert traits.name == weights.network
+  # What is known of it without Flax is what the network says of itself.
+  for fact in ("native_size", "size_multiple", "light_size", "base_filters", "gray"):
+    assert getattr(traits, fact) == getattr(network, fact), fact
+  assert traits.light_channels == getattr(network, "light_channels", None)
+  assert traits.shape_cell == getattr(network, "shape_cell", None)
   if weights.scores:
     assert str(weights.scores["si_mse"]) in CARD
     assert f"{weights.scores['ssim']:.3f}" in CARD
