@@ -90,13 +90,9 @@ def main() -> None:
     raise BadInput("--image (or --video) and --out are needed, or --demo; --help lists all flags")
   if _VIDEO.value and (_IMAGE.value or _GRID.value):
     raise BadInput("--video: leave out --image and --grid; one film at a time, under one light")
-  from dpr_jax.network import traced  # JAX: a second, which neither the above nor --help costs
+  from dpr_jax.cli.relight_options import Options, names_folder
 
-  traced.enable_compilation_cache()
-  traced.load_ahead()
-  from dpr_jax.cli import relight_command
-
-  options = relight_command.Options(
+  options = Options(
     lights=_LIGHT.value,
     weights=_WEIGHTS.value,
     size=_SIZE.value,
@@ -114,6 +110,14 @@ def main() -> None:
     replace_background=_REPLACE_BACKGROUND.value,
     passes=_PASSES.value,
   )
+  if _IMAGE.value:
+    names_folder(Path(_IMAGE.value))
+  from dpr_jax.network import traced  # JAX: a second, which neither the above nor --help costs
+
+  traced.enable_compilation_cache()
+  traced.load_ahead()
+  from dpr_jax.cli import relight_command
+
   if _DEMO.value:
     relight_command.demo(options, Path(_OUT.value or "demo"))
   elif _VIDEO.value:

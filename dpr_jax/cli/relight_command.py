@@ -3,10 +3,9 @@
 import dataclasses
 import math
 import os
-import stat
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from dpr_jax.base.errors import BadInput, BadInputs, one_line
 from dpr_jax.base.output_files import atomic_output, check_free
+from dpr_jax.cli.relight_options import Options, names_folder
 from dpr_jax.image import pictures
-from dpr_jax.image.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits, write_photo
 from dpr_jax.image.photo_formats import WRITTEN_FORMATS, sort_photos
 from dpr_jax.light import light as light_module
@@ -25,8 +24,6 @@ from dpr_jax.light import sh
 from dpr_jax.light.light import Light
 from dpr_jax.network.registry import DEFAULT
 from dpr_jax.portrait import backdrops
-from dpr_jax.portrait.faces import FACE_FINDERS
-from dpr_jax.portrait.lights import parse_colour
 from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import PASSES, Portrait, WholePhoto
 from dpr_jax.portrait.relighter import Relighter
@@ -42,98 +39,8 @@ _FILM_SIDE = 1080
 _FILM_SECONDS = 4  # for a full turn, where that gives a bearable rate
 _FILM_FPS = (10, 30)
 _FILM_SUFFIXES = (".mp4", ".gif")
-_EXPOSURES = (-5.0, 5.0)  # stops
-_ROTATIONS = (-360.0, 360.0)  # degrees
 _LIGHT_MISSING = "--light is missing: a preset, azimuth,elevation, a file or a photo"
 _ONE_LIGHT = "more than one --light: only --grid takes several"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How to relight; see the flags of `relight.py`.
-
-  Attributes:
-    lights: as for `parse_light`.
-    weights: as for `load_params`, or None: this project's own.
-    size: side of the network's square, or None: the one the weights were trained at.
-    strength: exponent of the ratio.
-    exposure: stops by which the lit side of a face becomes brighter than it is in the photo.
-    intensity: factor on the light, which is `log2(intensity)` more stops.
-    temperature: colour temperature of the lamps in kelvin, or None: as the light has them.
-    color: colour of the lamps, as for `lights.parse_colour`, or None.
-    env_rotate: degrees by which environment maps are turned about the vertical, as `sh.turn`.
-    face: relight only this one, counted from 1, left to right; None relights all.
-    align: relight the faces, framed; otherwise the whole photo, as the authors' demo does.
-    overwrite: whether existing outputs may be replaced.
-    background: how much of the light's change the room around the persons takes, 0 to 1.
-    replace_background: a picture or an environment map to put the persons before, or None.
-    passes: whether matte, normals, depth, shading and shadow are written beside a relit photo.
-    face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
-  """
-
-  lights: Sequence[str] = ()
-  weights: str | None = None
-  size: int | None = None
-  strength: float = 1.0
-  exposure: float = 0.0
-  intensity: float = 1.0
-  temperature: float | None = None
-  color: str | None = None
-  env_rotate: float = 0.0
-  face: int | None = None
-  align: bool = True
-  overwrite: bool = False
-  face_finder: str | None = None
-  background: float = 0.0
-  replace_background: str | None = None
-  passes: bool = False
-
-  def __post_init__(self):
-    if not 0 <= self.background <= 1:
-      raise BadInput(f"--background {self.background:g}: must lie in 0 to 1")
-    if self.background and self.replace_background is not None:
-      raise BadInput("--background and --replace_background: one of them at a time")
-    if not self.align and (self.background or self.replace_background is not None or self.passes):
-      raise BadInput("--background, --replace_background and --passes: not with --no-align, which looks for no persons")
-    if not 0 <= self.strength <= 3:
-      raise BadInput(f"--strength {self.strength:g}: must lie in 0 to 3")
-    if not 0 < self.intensity <= 10:
-      raise BadInput(f"--intensity {self.intensity:g}: must be above 0, at most 10")
-    if not _EXPOSURES[0] <= self.exposure <= _EXPOSURES[1]:
-      raise BadInput(f"--exposure {self.exposure:g}: must lie in {_EXPOSURES[0]:g} to {_EXPOSURES[1]:g} stops")
-    self._check_lamps()
-    if not _ROTATIONS[0] <= self.env_rotate <= _ROTATIONS[1]:
-      raise BadInput(f"--env_rotate {self.env_rotate:g}: must lie in {_ROTATIONS[0]:g} to {_ROTATIONS[1]:g} degrees")
-    if self.size is not None and not 256 <= self.size <= 2048:
-      raise BadInput(f"--size {self.size}: must lie in 256 to 2048; the networks were trained at 256, 512 and 1024")
-    if self.face is not None and self.face < 1:
-      raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
-    if self.face is not None and not self.align:
-      raise BadInput(f"--face {self.face}: not with --no-align, which looks for no faces")
-    if self.face_finder not in (None, *FACE_FINDERS):
-      raise BadInput(f"--face_finder {self.face_finder}: must be one of {', '.join(FACE_FINDERS)}")
-
-  def _check_lamps(self) -> None:
-    """BadInput if the lamps cannot have the colour that is asked for."""
-    low, high = COLOUR_TEMPERATURES
-    if self.temperature is not None and not low <= self.temperature <= high:
-      raise BadInput(f"--temperature {self.temperature:g}: must lie in {low} to {high} kelvin")
-    if self.temperature is not None and self.color is not None:
-      raise BadInput("--temperature and --color: one of them at a time")
-    if not self.align and (self.temperature is not None or self.color is not None):
-      raise BadInput("--temperature and --color: not with --no-align, which changes no colours")
-    if self.color is not None:
-      try:
-        parse_colour(self.color)
-      except BadInput as error:
-        raise BadInput(f"--{error}") from None
-
-  @property
-  def lamp_colour(self) -> np.ndarray | None:
-    """`[3]` linear RGB of luminance 1, by which the lamps are tinted; None: not at all."""
-    if self.color is not None:
-      return parse_colour(self.color)
-    return None if self.temperature is None else lamp_colour(self.temperature)
 
 
 class Studio:
@@ -451,10 +358,7 @@ def relight(options: Options, image: Path, out: Path, *, sheet: bool = False, fi
     raise BadInput("--passes: not with --grid and --rotate; they belong to one photo under one light")
   if sheet and film_frames is not None:
     raise BadInput("--grid and --rotate: one of them at a time")
-  try:
-    is_folder = stat.S_ISDIR(image.stat().st_mode)
-  except OSError as error:
-    raise BadInput(f"{image}: cannot be read ({error.strerror})") from None
+  is_folder = names_folder(image)
   if is_folder and (sheet or film_frames is not None):
     raise BadInput(f"{image}: is a folder; --grid and --rotate take one photo")
   # Before weights are fetched and networks compiled.

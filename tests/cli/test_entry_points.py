@@ -125,7 +125,7 @@ def test_weights_that_cannot_be_fetched_are_named_with_their_place(start, tmp_pa
 
 def test_a_missing_system_library_is_one_line_with_its_remedy(start, fakes):
   reason = "libGL.so.1: cannot open shared object file: No such file or directory"
-  ended = start(ROOT / "relight.py", "--image", "x", "--light", "left", "--out", "y", **fakes("cv2", reason=reason))
+  ended = start(ROOT / "relight.py", "--demo", **fakes("cv2", reason=reason))
   assert (ended.returncode, ended.stdout) == (2, "")
   assert ended.stderr == (
     f"relight.py: cv2 needs a system library that is missing here ({reason}); "
@@ -136,6 +136,7 @@ def test_a_missing_system_library_is_one_line_with_its_remedy(start, fakes):
 _NEEDED = "--image (or --video) and --out are needed, or --demo; --help lists all flags"
 _FILM_ALONE = "--video: leave out --image and --grid; one film at a time, under one light"
 _DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --video, --grid and --rotate"
+_UNALIGNED = "--background, --replace_background and --passes: not with --no-align, which looks for no persons"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,9 @@ _DEMO_ALONE = "--demo has a photo and a sheet of its own: leave out --image, --v
     (["--video=x"], _NEEDED),
     (["--video=x", "--image=x", "--light=left", "--out=y"], _FILM_ALONE),
     (["--video=x", "--grid", "--out=y"], _FILM_ALONE),
+    (["--demo", "--strength=4"], "--strength 4: must lie in 0 to 3"),
+    (["--demo", "--background=0.5", "--no-align"], _UNALIGNED),
+    (["--image=missing.png", "--light=left", "--out=y.png"], "missing.png: cannot be read (No such file or directory)"),
   ],
 )
 def test_flags_that_do_not_go_together_are_refused_at_once(start, fakes, tmp_path, arguments, message):

@@ -14,6 +14,7 @@ from dpr_jax.image.photo import as_type, read_photo, to_8_bits
 from dpr_jax.light import exposure, sh
 from dpr_jax.light import light as light_lib
 from dpr_jax.light.light import Light
+from dpr_jax.network.networks import Traits
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait import edits, matte, portrait
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
@@ -61,7 +62,7 @@ def stub_decode(params, encoding, lights, *, size, dtype=None):
 
 @pytest.fixture
 def stub(monkeypatch):
-  monkeypatch.setattr(portrait, "network_for", lambda params: SMALL_512)
+  monkeypatch.setattr(portrait, "traits_of", lambda params: Traits("HourglassNet", 512, 16, 9, 4, 27))
   monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
   monkeypatch.setattr(portrait, "log_ratio", stub_log_ratio)
   monkeypatch.setattr(portrait, "decode_luminance", stub_decode)
