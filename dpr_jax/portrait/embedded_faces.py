@@ -40,8 +40,9 @@ _DOUBTFUL_PROPOSALS, _MOST_PROPOSALS = 16, 128
 # less than that. What is much smaller may be a face in what only looks like a larger one.
 _SAME_CENTRE, _SAME_LOG_SIDE = 0.45, 0.5
 _SAME = 0.5  # overlap of boxes, of the smaller one, from which on two finds are one face
-_SCALES = (0.93, 1.07)  # of the square, in the last look
-_BATCHES = (1, 4, 16)
+# Of the last look: the scale of the square, and whether its mirror image is looked at.
+_VIEWS = ((0.93, False), (1.0, True))
+_BATCHES = (1, 2, 4, 8, 16)
 
 
 class FaceSquare(NamedTuple):
@@ -146,8 +147,11 @@ class EmbeddedFaceFinder:
     Returns:
       The face that lies over the old one, or None if none does.
     """
-    [found] = self._confirm(self._luminance(pixels), [face_square(face.landmarks)])
-    return found if found and overlap(found.box, face.box) > 0 else None
+    picture = self._luminance(pixels)
+    for found in self._confirm(picture, self._doubted(picture, [face_square(face.landmarks)])):
+      if found and overlap(found.box, face.box) > 0:
+        return found
+    return None
 
   def _luminance(self, pixels: np.ndarray) -> np.ndarray:
     if self._closed:
@@ -157,47 +161,61 @@ class EmbeddedFaceFinder:
   def _find(self, picture: np.ndarray) -> list[Face]:
     """Faces of a picture `[H, W]` uint8, heads more or less upright."""
     faces: list[Face] = []
-    for face in self._confirm(picture, detector_squares(self._variables["detector"], picture)):
-      if face and np.min(face.box[2:] - face.box[:2]) >= SMALLEST_FACE and not _is_among(face.box, faces):
-        faces.append(face)
+    waiting = self._doubted(picture, detector_squares(self._variables["detector"], picture))
+    while waiting:
+      # Several proposals may have led to one face: the others are looked at again only if the first comes to nothing.
+      apart: list[FaceSquare] = []
+      for square in waiting:
+        if not _is_among(square.box, apart):
+          apart.append(square)
+      for face in self._confirm(picture, apart):
+        if face and np.min(face.box[2:] - face.box[:2]) >= SMALLEST_FACE and not _is_among(face.box, faces):
+          faces.append(face)
+      done = {id(square) for square in apart}
+      waiting = [square for square in waiting if id(square) not in done and not _is_among(square.box, faces)]
     return faces
 
+  def _doubted(self, picture: np.ndarray, squares: Sequence[FaceSquare]) -> list[FaceSquare]:
+    """Where a first look has put the faces of the squares, without those that are surely none."""
+    return [face_square(points[:, :2]) for points, logit in self.look(picture, squares) if logit >= _DOUBTED]
+
   def _confirm(self, picture: np.ndarray, squares: Sequence[FaceSquare]) -> list[Face | None]:
-    """The face in each square, or None where there is none; looked at again where the first look has put it."""
-    first = self.look(picture, squares)
-    closer = {number: face_square(points[:, :2]) for number, (points, logit) in enumerate(first) if logit >= _DOUBTED}
-    # A little nearer and a little farther, and either in a mirror: the mean is more precise than a single answer.
-    scaled = [square._replace(side=square.side * scale) for square in closer.values() for scale in _SCALES]
-    second = list(self.look(picture, scaled, mirrored=True))
-    faces: list[Face | None] = [None] * len(squares)
-    for number, answers in zip(closer, _chunks(second, len(_SCALES)), strict=True):
-      if np.mean([logit for _, logit in answers]) >= _PRESENT:
-        points = np.mean([points for points, _ in answers], axis=0)
-        faces[number] = Face(points[:, :2], points[:, 2])
+    """The face in each square that fits one, looked at closely; None where there is none."""
+    # Once a little nearer, and once in a mirror: the mean is more precise than a single answer.
+    scaled = [square._replace(side=square.side * scale) for square in squares for scale, _ in _VIEWS]
+    mirrored = [in_mirror for _ in squares for _, in_mirror in _VIEWS]
+    faces: list[Face | None] = []
+    for answers in _chunks(list(self.look(picture, scaled, mirrored)), len(_VIEWS)):
+      points = np.mean([points for points, _ in answers], axis=0)
+      present = np.mean([logit for _, logit in answers]) >= _PRESENT
+      faces.append(Face(points[:, :2], points[:, 2]) if present else None)
     return faces
 
   def look(
-    self, picture: np.ndarray, squares: Sequence[FaceSquare], *, mirrored: bool = False
+    self, picture: np.ndarray, squares: Sequence[FaceSquare], mirrored: Sequence[bool] | None = None
   ) -> Iterator[tuple[np.ndarray, float]]:
     """What the landmark network says of each square.
 
     Args:
       picture: `[H, W]` uint8 luminance, sRGB-encoded.
       squares: where to look.
-      mirrored: take the mean with what it says of the square's mirror image, which is more precise.
+      mirrored: of each square, whether the network is shown its mirror image; None: of none.
 
     Returns:
       Landmarks `[478, 3]` in pixels of the picture, and the log odds that they are a face's.
     """
-    for chunk in _chunks(squares, _BATCHES[-1]):
+    mirrored = [False] * len(squares) if mirrored is None else mirrored
+    for chunk in _chunks(list(zip(squares, mirrored, strict=True)), _BATCHES[-1]):
       count = next(count for count in _BATCHES if count >= len(chunk))
       crops = np.zeros((count, LANDMARK_SIZE, LANDMARK_SIZE), np.uint8)
-      matrices = [square.crop(LANDMARK_SIZE) for square in chunk]
-      for crop, matrix in zip(crops, matrices, strict=False):
-        crop[:] = shrunk(picture, matrix, LANDMARK_SIZE)
-      seen = _run(_run_landmarker, self._variables, crops, mirrored=mirrored)
+      matrices = [square.crop(LANDMARK_SIZE) for square, _ in chunk]
+      for crop, matrix, (_, in_mirror) in zip(crops, matrices, chunk, strict=False):
+        crop[:] = shrunk(picture, matrix, LANDMARK_SIZE)[:, :: -1 if in_mirror else 1]
+      seen = _run(_run_landmarker, self._variables["landmarker"], crops)
       answers = (np.asarray(each, np.float64) for each in seen)
-      for matrix, square, points, logit in zip(matrices, chunk, *answers, strict=False):
+      for matrix, (square, in_mirror), points, logit in zip(matrices, chunk, *answers, strict=False):
+        if in_mirror:
+          points = points[self._variables["partner"]] * (-1, 1, 1)
         half = CLOSE_UP * square.side / 2
         plane = (points[:, :2] + 1) * LANDMARK_SIZE / 2
         linear = np.linalg.inv(matrix[:, :2])
@@ -325,17 +343,11 @@ def _run_detector(variables, canvas: jax.Array) -> jax.Array:
   return jnp.concatenate(parts, axis=-1)[0]
 
 
-def _run_landmarker(variables, crops: jax.Array, *, mirrored: bool) -> tuple[jax.Array, jax.Array]:
-  """What the landmark network says of crops `[N, 128, 128]` uint8; `mirrored`: the mean with that of mirror images."""
+def _run_landmarker(variables, crops: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """What the landmark network says of crops `[N, 128, 128]` uint8: `[N, 478, 3]` and `[N]`, as `Landmarks`."""
   from dpr_jax.portrait.face_networks import FaceLandmarker
 
-  pictures = crops[..., None].astype(jnp.float32) / 255
-  if not mirrored:
-    return tuple(FaceLandmarker().apply(variables["landmarker"], pictures))
-  both = FaceLandmarker().apply(variables["landmarker"], jnp.concatenate([pictures, pictures[:, :, ::-1]]))
-  points, other_points = jnp.split(both.points, 2)
-  other_points = other_points[:, variables["partner"]] * jnp.array([[[-1.0, 1.0, 1.0]]], jnp.float32)
-  return (points + other_points) / 2, both.logit.reshape(2, -1).mean(0)
+  return tuple(FaceLandmarker().apply(variables, crops[..., None].astype(jnp.float32) / 255))
 
 
 def _run(network: Callable, variables, pixels: np.ndarray, **static):
@@ -365,7 +377,7 @@ def read_weights(path: Path):
   partner = variables["partner"].astype(np.int32)
   if (np.sort(partner) != np.arange(NUM_LANDMARKS)).any():
     raise BadInput(f"{path}: 'partner' does not number {NUM_LANDMARKS} landmarks")
-  return jax.device_put(variables | {"partner": partner})
+  return {**jax.device_put({name: variables[name] for name in ("detector", "landmarker")}), "partner": partner}
 
 
 def initial_variables(key: jax.Array):
