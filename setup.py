@@ -14,6 +14,7 @@ TRAIN = [*DATA, "grain>=0.2.18", "optax>=0.2.8", "orbax-checkpoint>=0.12", "tens
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 HUB = ["huggingface-hub>=1.1.3"]
 MEDIAPIPE = ["mediapipe>=1.0"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22"]
 RAW = ["rawpy>=0.23"]
 BEAM = [*DATA, "apache-beam>=2.70"]
 ALL = sorted({*APP, *HUB, *TRAIN, *MEDIAPIPE})
@@ -78,6 +79,7 @@ setup(
     "hub": HUB,
     "docs": DOCS,
     "mediapipe": MEDIAPIPE,
+    "onnx": ONNX,
     "raw": RAW,
     "beam": BEAM,
     "all": ALL,
@@ -85,6 +87,7 @@ setup(
       *ALL,
       *BEAM,
       *DOCS,
+      *ONNX,
       *RAW,
       "build",
       "imagecodecs",

@@ -36,7 +36,15 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 README = "../README.md"
 LINKED = PAGES | {README: (ROOT / "README.md").read_text(encoding="utf-8")}
 
-ENTRIES = ("relight.py", "export_dataset.py", "train.py", "evaluate.py", "export_weights.py", "app.py")
+ENTRIES = (
+  "relight.py",
+  "export_dataset.py",
+  "train.py",
+  "evaluate.py",
+  "export_weights.py",
+  "export_model.py",
+  "app.py",
+)
 # Written by this project's other programs, or by scripts that are older than make_pictures.py.
 OLDER_PICTURES = {"gallery.jpg", "dataset_page.jpg", "learning.jpg", "comparison.jpg", "web_app.jpg"}
 

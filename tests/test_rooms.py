@@ -11,7 +11,20 @@ import pytest
 from tests.conftest import ROOT
 
 # Whoever stands lower may import whoever stands higher; never the other way round.
-ROOMS = ("base", "records", "light", "image", "network", "portrait", "film", "train", "configs", "web", "cli")
+ROOMS = (
+  "base",
+  "records",
+  "light",
+  "image",
+  "network",
+  "portable",
+  "portrait",
+  "film",
+  "train",
+  "configs",
+  "web",
+  "cli",
+)
 # Neighbours of which neither knows the other.
 STRANGERS = ({"film", "train"}, {"train", "web"})
 PACKAGE = "dpr_jax"

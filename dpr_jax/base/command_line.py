@@ -27,6 +27,8 @@ EXTRAS = {
   "tensorflow_datasets": "data",
   "grain": "train",
   "huggingface_hub": "hub",
+  "onnx": "onnx",
+  "onnxruntime": "onnx",
   "orbax": "train",
   "tensorboardX": "train",
 }
@@ -50,7 +52,9 @@ def _speak_for(module: ModuleType) -> None:
     return
   script = Path(sys.argv[0]).name
   said = script if script.startswith("dpr-jax") else f"python {script}"
-  program.__doc__ = (module.__doc__ or "").replace(f"dpr-jax {module.__name__.rpartition('.')[2]}", said)
+  program.__doc__ = (module.__doc__ or "").replace(
+    f"dpr-jax {module.__name__.rpartition('.')[2].replace('_', '-')}", said
+  )
   for flag in flags.FLAGS.get_flags_for_module(module.__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

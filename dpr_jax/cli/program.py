@@ -13,6 +13,7 @@ COMMANDS = {
   "train": "train a network on a dataset",
   "evaluate": "measure networks on held-out faces",
   "app": "serve the web app",
+  "export-model": "write a network as ONNX or StableHLO files",
   "weights": "list the weights that have a name, or write a run's as one file or to a hub (--push)",
 }
 
@@ -28,11 +29,11 @@ def main() -> None:
     sys.argv[0] = PROGRAM
     command_line.fail(f"unknown command {name!r}; known are {', '.join(COMMANDS)}")
   else:
-    command = importlib.import_module(f"dpr_jax.cli.{name}")
+    command = importlib.import_module(f"dpr_jax.cli.{name.replace('-', '_')}")
     sys.argv = [f"{PROGRAM} {name}", *words]
     command_line.run(command.main)
 
 
 def _help() -> str:
-  rows = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
+  rows = "\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items())
   return f"{PROGRAM} COMMAND --flags\n\n{rows}\n\n{PROGRAM} COMMAND --help lists the flags of a command."

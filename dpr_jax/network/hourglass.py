@@ -7,6 +7,8 @@ Layout is `[B, H, W, C]`. H and W must be multiples of `size_multiple`. Skip con
 in: 0 = full resolution ... 3 = innermost.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,25 +16,26 @@ from flax import linen as nn
 from dpr_jax.network.convolution import max_pool, training_convolution
 from dpr_jax.network.encoding import ALL_SKIPS, NUM_LEVELS, Encoding, Relit, SkipMask
 
-_EPSILON = 1e-5  # of every normalisation, as the official network
+EPSILON = 1e-5  # of every normalisation, as the official network
 _BATCH_NORM_MOMENTUM = 0.9
 _FACE_FEATURES_PER_BASE_FILTER = 8
 _LIGHT_HIDDEN = 128
 
 
-def _instance_norm(x: jax.Array, dtype: jnp.dtype | None) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="dtype")  # a name, by which exports find it
+def instance_norm(x: jax.Array, dtype: jnp.dtype | None) -> jax.Array:
   """Instance normalisation without affine parameters, in float32 whatever the compute type."""
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   mean = x.mean(axis=(1, 2), keepdims=True)
   centred = x - mean
   variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
-  x = centred * jax.lax.rsqrt(variance + _EPSILON)
+  x = centred * jax.lax.rsqrt(variance + EPSILON)
   return x if dtype is None else x.astype(dtype)
 
 
 def _batch_norm(name: str | None, train: bool, dtype: jnp.dtype | None) -> nn.BatchNorm:
   return nn.BatchNorm(
-    use_running_average=not train, momentum=_BATCH_NORM_MOMENTUM, epsilon=_EPSILON, dtype=dtype, name=name
+    use_running_average=not train, momentum=_BATCH_NORM_MOMENTUM, epsilon=EPSILON, dtype=dtype, name=name
   )
 
 
@@ -67,7 +70,7 @@ class ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     def normalise(y: jax.Array, name: str) -> jax.Array:
-      return _batch_norm(name, train, self.dtype)(y) if self.batch_norm else _instance_norm(y, self.dtype)
+      return _batch_norm(name, train, self.dtype)(y) if self.batch_norm else instance_norm(y, self.dtype)
 
     def conv(side: int, name: str) -> nn.Conv:
       return conv_layer(self.features, side, name, train, self.dtype, use_bias=False)

@@ -20,6 +20,7 @@ SCRIPTS = {
   "train": "train.py",
   "evaluate": "evaluate.py",
   "app": "app.py",
+  "export-model": "export_model.py",
   "weights": "export_weights.py",
 }
 HEAVY = ("cv2", "jax", "mediapipe", "numba", "av")
@@ -46,7 +47,7 @@ def test_a_command_that_is_none_is_one_line(start):  # noqa: F811
   assert ended.stderr == f"dpr-jax: unknown command 'relit'; known are {', '.join(COMMANDS)}\n"
 
 
-@pytest.mark.parametrize("name", ["relight", "export", "app", "weights"])
+@pytest.mark.parametrize("name", ["relight", "export", "app", "export-model", "weights"])
 def test_a_command_shows_its_own_flags_and_the_script_the_same(start, fakes, name):  # noqa: F811
   absent = fakes(*HEAVY)
   ended, script = program(start, name, "--help", **absent), start(ROOT / SCRIPTS[name], "--help", **absent)

@@ -324,6 +324,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(network):
   assert {x.dtype for x in (encoding.face, *encoding.skips)} == {jnp.dtype(jnp.bfloat16)}
 
   equations = jax.make_jaxpr(network.apply)(variables, luminance, light).eqns
+  norms = [equation for equation in equations if equation.params.get("name") == "instance_norm"]
+  equations += [equation for norm in norms for equation in norm.params["jaxpr"].eqns]
   # The norms divide by standard deviations in float32.
   for primitive, number, dtype in (("conv_general_dilated", 25, jnp.bfloat16), ("rsqrt", 15, jnp.float32)):
     types = [equation.outvars[0].aval.dtype for equation in equations if equation.primitive.name == primitive]

@@ -1,0 +1,1 @@
+"""The networks for other runtimes: ONNX and StableHLO files, and ONNX Runtime as an engine."""
