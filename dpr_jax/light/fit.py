@@ -17,10 +17,10 @@ from dpr_jax.light.shading import BOUNCE, face_shading
 NUM_LOBES = 64
 
 _ROUNDS = 4  # of leaving out
-_UPDATES = 60  # of the irradiances, in each round
-_RIDGE = 0.05  # on the lobes, in shares of the mean of the squares
+_UPDATES = 240  # of the irradiances, in each round
+_RIDGE = 0.02  # on the lobes, in shares of the mean of the squares
 # Relative errors are cut off at so many standard deviations of theirs (Beaton & Tukey 1974).
-_OUTLIER = 3.0
+_OUTLIER = 6.0
 # Degrees from a lamp from which on lobes are no part of it, and up to which they are altogether.
 _CLOSE = (40.0, 20.0)
 # The share of a lamp in all irradiance, as it was learnt, from which on it is one, and from which on it is altogether.

@@ -103,7 +103,7 @@ def test_a_mirrored_photo_has_mirrored_shape_and_light(seen):
 def test_the_relit_mirror_image_is_the_mirror_image(seen):
   expected = np.asarray(decode(seen, TARGET))
   other = decode(encode(PHOTOS[:, :, ::-1]), mirrored(TARGET))
-  np.testing.assert_allclose(other[:, :, ::-1], expected, atol=1e-4)
+  np.testing.assert_allclose(other[:, :, ::-1], expected, atol=5e-4)
   assert np.abs(expected - expected[:, :, ::-1]).max() > 0.1
 
 
