@@ -23,9 +23,11 @@ from dpr_jax.image import color
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light.light import MAX_LAMPS, Light
 from dpr_jax.network.encoding import NUM_LEVELS, Encoding
-from dpr_jax.network.networks import Network, network_for
-from dpr_jax.network.ratio_network import RatioEncoding, RatioHourglassNet, Shape
+from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
+from dpr_jax.network.networks import network_for
+from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.registry import WEIGHTS
+from dpr_jax.network.shape import RatioEncoding, Shape
 from dpr_jax.network.weights import load_params
 
 FORMATS = ("onnx", "stablehlo")
@@ -88,7 +90,9 @@ def _read_by(function: Callable, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> 
   return [name for name in shapes if name in asked]
 
 
-def _halves_of_published(network: Network, params: Any, lamps: int) -> tuple[Callable, Callable, dict]:
+def _halves_of_published(
+  network: HourglassNet | HourglassNet1024, params: Any, lamps: int
+) -> tuple[Callable, Callable, dict]:
   del lamps
 
   def encode(values: Arrays) -> Arrays:

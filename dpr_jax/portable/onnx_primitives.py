@@ -249,8 +249,11 @@ def _split(graph: Graph, equation: core.JaxprEqn, inputs: Inputs) -> list[Value]
 
 
 def _concatenate(graph: Graph, equation: core.JaxprEqn, inputs: Inputs) -> Value:
-  whole = [graph.broadcast(value, v.aval.shape) for value, v in zip(inputs, equation.invars, strict=True)]
-  return graph.node("Concat", whole, equation.outvars[0].aval.shape, axis=int(equation.params["dimension"]))
+  axis = int(equation.params["dimension"])
+  given = [(value, v.aval.shape) for value, v in zip(inputs, equation.invars, strict=True)]
+  # A 0 in a shape means something else to ONNX; what is empty adds nothing.
+  whole = [graph.broadcast(value, shape) for value, shape in given if not _is(shape[axis], 0)]
+  return whole[0] if len(whole) == 1 else graph.node("Concat", whole, equation.outvars[0].aval.shape, axis=axis)
 
 
 def _stack(graph: Graph, equation: core.JaxprEqn, inputs: Inputs) -> Value:

@@ -72,7 +72,7 @@ def layers(x):
 
 
 def shapes(x):
-  both = jnp.concatenate([x, jnp.flip(x, 2)])
+  both = jnp.concatenate([x, jnp.flip(jnp.concatenate([x[:, :, 3:3], x], axis=2), 2)])
   one, other = jnp.split(both, 2)
   padded = jnp.pad(other, ((0, 0), (1, 2), (0, 0), (0, 0)), constant_values=-9)
   return (

@@ -28,7 +28,13 @@ def weights(tmp_path_factory):
   light, photo = np.zeros((1, 9), np.float32), np.zeros((1, SIDE, SIDE, 1), np.float32)
   shapes = jax.eval_shape(network.init, jax.random.key(0), photo, light)
   generator = np.random.default_rng(0)
-  save_params(file, jax.tree.map(lambda leaf: generator.uniform(-0.3, 0.3, leaf.shape).astype(np.float32) ** 2, shapes))
+
+  def drawn(leaf):
+    if leaf.ndim < 2:
+      return generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    return generator.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+
+  save_params(file, jax.tree.map(drawn, shapes))
   return {"ours": "default", "published": str(file)}
 
 
