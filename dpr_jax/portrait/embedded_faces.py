@@ -41,8 +41,8 @@ _DOUBTFUL_PROPOSALS, _MOST_PROPOSALS = 16, 128
 _SAME_CENTRE, _SAME_LOG_SIDE = 0.45, 0.5
 _SAME = 0.5  # overlap of boxes, of the smaller one, from which on two finds are one face
 # Of the last look: the scale of the square, and whether its mirror image is looked at.
-_VIEWS = ((0.93, False), (1.0, True))
-_BATCHES = (1, 2, 4, 8, 16)
+_VIEWS = ((0.93, False), (0.93, True), (1.07, False), (1.07, True))
+_BATCHES = (1, 2, 4, 8, 12, 16)
 
 
 class FaceSquare(NamedTuple):
@@ -181,7 +181,7 @@ class EmbeddedFaceFinder:
 
   def _confirm(self, picture: np.ndarray, squares: Sequence[FaceSquare]) -> list[Face | None]:
     """The face in each square that fits one, looked at closely; None where there is none."""
-    # Once a little nearer, and once in a mirror: the mean is more precise than a single answer.
+    # A little nearer and a little farther, and either in a mirror: the mean is more precise than a single answer.
     scaled = [square._replace(side=square.side * scale) for square in squares for scale, _ in _VIEWS]
     mirrored = [in_mirror for _ in squares for _, in_mirror in _VIEWS]
     faces: list[Face | None] = []
