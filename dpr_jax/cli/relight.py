@@ -72,6 +72,9 @@ _FACE_FINDER = flags.DEFINE_enum(
   ["embedded", "mediapipe"],
   "who looks for faces; default: mediapipe where it is installed and its model is at hand, else embedded",
 )
+_ENGINE = flags.DEFINE_enum(
+  "engine", "jax", ["jax", "onnx"], "what runs the network on a photo: JAX, or ONNX Runtime on the CPU (extra onnx)"
+)
 _NO_ALIGN = flags.DEFINE_bool("no_align", False, "resize the whole photo to the network, as the authors' demo does")
 _GRID = flags.DEFINE_bool("grid", False, "a contact sheet of several lights, with the lit spheres")
 _ROTATE = flags.DEFINE_integer(
@@ -106,6 +109,7 @@ def main() -> None:
     align=not _NO_ALIGN.value,
     overwrite=_OVERWRITE.value,
     face_finder=_FACE_FINDER.value,
+    engine=_ENGINE.value,
     background=_BACKGROUND.value,
     replace_background=_REPLACE_BACKGROUND.value,
     passes=_PASSES.value,

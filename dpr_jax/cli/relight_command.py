@@ -53,7 +53,9 @@ class Studio:
 
   def __init__(self, options: Options):
     self._options = options
-    self._relighter = Relighter(options.weights or DEFAULT, size=options.size, face_finder=options.face_finder)
+    self._relighter = Relighter(
+      options.weights or DEFAULT, size=options.size, face_finder=options.face_finder, engine=options.engine
+    )
     self.size = self._relighter.size
     self.lights = [self._light(text) for text in options.lights]
     self._finder = self._relighter.finder if options.align else None
@@ -281,6 +283,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
     raise BadInput("--no-align: not with --video; the faces of a film are followed")
   if options.background or options.replace_background is not None or options.passes:
     raise BadInput("--background, --replace_background and --passes: not with --video")
+  if options.engine != "jax":
+    raise BadInput(f"--engine {options.engine}: not with --video")
   if options.face is not None:
     raise BadInput(f"--face {options.face}: not with --video, where faces come and go; all are relit")
   if not options.lights:

@@ -37,6 +37,7 @@ class Options:
     replace_background: a picture or an environment map to put the persons before, or None.
     passes: whether matte, normals, depth, shading and shadow are written beside a relit photo.
     face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
+    engine: what runs the network on a photo, `jax` or `onnx`.
   """
 
   lights: Sequence[str] = ()
@@ -52,6 +53,7 @@ class Options:
   align: bool = True
   overwrite: bool = False
   face_finder: str | None = None
+  engine: str = "jax"
   background: float = 0.0
   replace_background: str | None = None
   passes: bool = False
@@ -78,6 +80,8 @@ class Options:
       raise BadInput(f"--face {self.face}: faces are counted from 1, left to right")
     if self.face is not None and not self.align:
       raise BadInput(f"--face {self.face}: not with --no-align, which looks for no faces")
+    if self.engine != "jax" and not self.align:
+      raise BadInput(f"--engine {self.engine}: not with --no-align")
     if self.face_finder not in (None, *FACE_FINDERS):
       raise BadInput(f"--face_finder {self.face_finder}: must be one of {', '.join(FACE_FINDERS)}")
 

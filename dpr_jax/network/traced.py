@@ -84,7 +84,7 @@ def _compiled(function: Callable, static: tuple, options: tuple) -> Callable:
 @functools.cache
 def _kept(folder: Path, function: Callable, static: tuple, options: tuple, tree, shapes: tuple) -> Callable:
   name = function.__name__
-  told = (name, static, str(tree), shapes, jax.__version__, jax.default_backend(), _sources())
+  told = (name, static, str(tree), shapes, jax.__version__, jax.default_backend(), sources())
   path = folder / f"{name}-{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}"
   if not _programs.are_kept():
     return _exported(path, function, static, options, tree, shapes)
@@ -125,7 +125,7 @@ def _jitted(exported: export.Exported, name: str, options: tuple) -> Callable:
 
 
 @functools.cache
-def _sources() -> str:
+def sources() -> str:
   """Of this package's code: another one may trace to something else."""
   digest = hashlib.sha256()
   for path in sorted(Path(dpr_jax.__file__).parent.glob("**/*.py")):

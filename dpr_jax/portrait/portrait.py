@@ -6,7 +6,7 @@ network's picture but the *ratio* of new to old linear light: at the photo's own
 and away from the head nothing changes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -109,6 +109,7 @@ class Portrait:
     segmenter: Segmenter | None = None,
     others: Sequence[Face] = (),
     dtype: jnp.dtype | None = None,
+    call: Callable = traced.call,
   ):
     """Encodes the faces.
 
@@ -120,6 +121,7 @@ class Portrait:
       segmenter: from `open_segmenter`, finds the persons of the faces; None: the light ends around the heads.
       others: faces that are to keep their light, and their persons with them.
       dtype: compute type of the convolutions.
+      call: runs the network's functions, as `traced.call` does.
 
     Raises:
       ValueError: pixels of another shape or type, or no faces.
@@ -129,7 +131,7 @@ class Portrait:
     if not faces:
       raise ValueError("a portrait needs at least one face")
     self.pixels = pixels
-    self._params, self._dtype = params, dtype
+    self._params, self._dtype, self._call = params, dtype, call
     size = traits_of(params).native_size if size is None else size
     everybody = [*faces, *others]
     self.faces = tuple(
@@ -143,7 +145,7 @@ class Portrait:
     """A portrait whose faces have been encoded already, by `encode_square`; arguments as of the constructor."""
     portrait = cls.__new__(cls)
     portrait.pixels, portrait.faces = pixels, tuple(faces)
-    portrait._params, portrait._dtype = params, dtype
+    portrait._params, portrait._dtype, portrait._call = params, dtype, traced.call
     return portrait
 
   @property
@@ -156,7 +158,7 @@ class Portrait:
     square = cut_square(self.pixels, framing)
     matte = segmenter and find_person(segmenter, self.pixels, face, framing, others)
     weight = weigh_square(square, framing, face, self.pixels.shape, matte)
-    framed = encode_square(self._params, square, framing, face, weight, dtype=self._dtype)
+    framed = encode_square(self._params, square, framing, face, weight, dtype=self._dtype, call=self._call)
     return framed if matte is None else with_person(framed, matte)
 
   def relight(
@@ -287,7 +289,7 @@ class Portrait:
     upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
     batch = Light(*(part[None] for part in upright))
     lightness = face.luminance[None, ..., None]
-    ratio = traced.call(log_ratio, self._params, face.encoding, lightness, batch, dtype=self._dtype)
+    ratio = self._call(log_ratio, self._params, face.encoding, lightness, batch, dtype=self._dtype)
     ratio = np.asarray(ratio)[0]
     before = color.luminance_of_lightness(face.luminance)
     after = luminance(before[..., None] * np.exp(ratio))
@@ -429,6 +431,7 @@ def encode_square(
   weight: np.ndarray,
   *,
   dtype: jnp.dtype | None = None,
+  call: Callable = traced.call,
 ) -> FramedFace:
   """A framed face as the network sees it.
 
@@ -439,19 +442,25 @@ def encode_square(
     face: the face in it, in pixels of the photo.
     weight: `[S, S]`, from `weigh_square`.
     dtype: compute type of the convolutions.
+    call: as for `Portrait`.
   """
-  lightness, encoding, source_light = _see(params, square, framing, face, dtype)
+  lightness, encoding, source_light = _see(params, square, framing, face, dtype, call)
   return FramedFace(framing, lightness, weight, skin_of(face, framing), encoding, source_light)
 
 
 def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
   """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
   framing = frame_face(face, traits_of(params).native_size if size is None else size)
-  return _see(params, cut_square(pixels, framing), framing, face, None)[2]
+  return _see(params, cut_square(pixels, framing), framing, face)[2]
 
 
 def _see(
-  params: Params, square: np.ndarray, framing: Framing, face: Face, dtype: jnp.dtype | None
+  params: Params,
+  square: np.ndarray,
+  framing: Framing,
+  face: Face,
+  dtype: jnp.dtype | None = None,
+  call: Callable = traced.call,
 ) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
   """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
   lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
@@ -459,7 +468,7 @@ def _see(
   network = traits_of(params)
   if network.shape_cell and face.depth is not None and len(square) % network.size_multiple == 0:
     surface = (mesh_surface(face, framing, len(square) // network.shape_cell),)
-  encoding = traced.call(encode_luminance, params, lightness[None, ..., None], *surface, dtype=dtype)
+  encoding = call(encode_luminance, params, lightness[None, ..., None], *surface, dtype=dtype)
   return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
 
 

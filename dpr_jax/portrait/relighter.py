@@ -13,14 +13,17 @@ import numpy as np
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.photo import read_photo
 from dpr_jax.light.light import Light, as_light
+from dpr_jax.network import traced
 from dpr_jax.network.networks import traits_of
 from dpr_jax.network.registry import DEFAULT
 from dpr_jax.network.weights import load_params
+from dpr_jax.portable.onnx_engine import OnnxEngine
 from dpr_jax.portrait.faces import Face, FaceFinder, choose_face_finder, open_face_finder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.person import Segmenter, open_segmenter
 from dpr_jax.portrait.portrait import Portrait
 
+ENGINES = ("jax", "onnx")
 # A photo's file, its pixels `[H, W, 3]` RGB (uint8, uint16 or linear float32), or what `Relighter.encode` made of it.
 Source = str | os.PathLike | np.ndarray | Portrait
 # What a user writes for `parse_light`, a light, or nine numbers `[9]`.
@@ -44,6 +47,7 @@ class Relighter:
     size: int | None = None,
     face_finder: str | None = None,
     dtype: jnp.dtype | None = None,
+    engine: str = "jax",
   ):
     """Loads the weights.
 
@@ -53,6 +57,7 @@ class Relighter:
       face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`. It is opened with the first
         photo.
       dtype: compute type of the convolutions.
+      engine: what runs the network, one of `ENGINES`; `onnx` is ONNX Runtime on the CPU, in float32.
 
     Raises:
       BadInput: as `load_params`, and for weights that take lights of 27 numbers.
@@ -65,7 +70,12 @@ class Relighter:
         f"weights {self.weights!r}: take lights of {self.network.light_size} numbers; here a light is gray, 9 numbers"
       )
     self.size = self.network.native_size if size is None else size
+    if engine not in ENGINES:
+      raise BadInput(f"engine {engine!r}: must be one of {', '.join(ENGINES)}")
+    if engine == "onnx" and dtype is not None:
+      raise BadInput("engine 'onnx': computes in float32, and takes no dtype")
     self._dtype, self._face_finder = dtype, face_finder
+    self._call = traced.call if engine == "jax" else OnnxEngine(self.params).call
     self._finder: FaceFinder | None = None
     self._segmenter: Segmenter | None = None
     self._segmenter_opened = False
@@ -134,7 +144,16 @@ class Relighter:
       raise BadInput(f"{name}: has {len(faces)} face{'s'[: len(faces) > 1]}, there is no face {face}")
     chosen = faces if face is None else [faces[face - 1]]
     others = [other for k, other in enumerate(faces) if face not in (None, k + 1)]
-    return Portrait(self.params, pixels, chosen, self.size, segmenter=self.segmenter, others=others, dtype=self._dtype)
+    return Portrait(
+      self.params,
+      pixels,
+      chosen,
+      self.size,
+      segmenter=self.segmenter,
+      others=others,
+      dtype=self._dtype,
+      call=self._call,
+    )
 
   def relight(
     self,

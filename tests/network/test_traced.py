@@ -157,7 +157,7 @@ def test_other_shapes_static_arguments_and_code_are_traced_anew(folder, brighten
   squared = traced.call(brighten, NUMBERS, LIGHT, power=2.0)
   np.testing.assert_allclose(shorter.soft, LIGHT.soft * NUMBERS[:3].sum(), rtol=1e-6)
   np.testing.assert_allclose(squared.soft, LIGHT.soft * NUMBERS.sum() ** 2, rtol=1e-6)
-  monkeypatch.setattr(traced, "_sources", lambda: "of another version")
+  monkeypatch.setattr(traced, "sources", lambda: "of another version")
   another_process()
   traced.call(brighten, NUMBERS, LIGHT)
   assert len(traces(folder)) == len(programs(folder)) == 4
