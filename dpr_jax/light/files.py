@@ -13,8 +13,10 @@ from dpr_jax.base.errors import BadInput
 
 _MOST_BYTES = 2**16
 _COMMENT = re.compile(r"(#|%|//).*")
-_BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_NAME = re.compile(r"[\"']?[A-Za-z_][\w \[\]]*[\"']?\s*[:=]")  # of a variable, or of the one key of JSON
+# The time that the patterns take grows with the length of the text, not with its square, whatever stands in it.
+_BLOCK_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+# The name of a variable, or of the one key of JSON.
+_NAME = re.compile(r"[\"']?(?<![A-Za-z_])[A-Za-z_][\w \[\]]{0,99}[\"']?\s*[:=]")
 _MINUS = "\N{MINUS SIGN}"
 _WORDS = re.compile(
   r"\b(?:(?:np|numpy)\.)?(?:array|asarray)\b|\b(?:dtype\s*=\s*)?(?:(?:np|numpy)\.)?float\d*\b|\bvec3\b|(?<=[\d.])[fF]\b"
@@ -148,10 +150,10 @@ def _decoded(path: str | os.PathLike, content: bytes) -> str:
 def _rows(text: str) -> list[list[str]]:
   """The words of each row: of a line, or of what inner brackets hold."""
   text = _BLOCK_COMMENT.sub("", text.replace(_MINUS, "-"))
-  text = "\n".join(_COMMENT.sub("", line) for line in text.splitlines())
+  text = "\n".join(" ".join(_COMMENT.sub("", line).split()) for line in text.splitlines() if line.strip())
   text = _WORDS.sub(" ", _NAME.sub(" ", text, count=1))
-  text = re.sub(r"[\[({][\s,;]*[\[({]", "\n", text)  # nested brackets make rows
-  text = re.sub(r"[\])}]\s*[,;]?\s*[\[({]", "\n", text)
+  text = re.sub(r"[\[({][\s,;]*+[\[({]", "\n", text)  # nested brackets make rows
+  text = re.sub(r"[\])}]\s*+[,;]?\s*+[\[({]", "\n", text)
   text = re.sub(r"[\[\](){}]", " ", text)
   lines = [line for line in text.splitlines() if line.replace(",", " ").replace(";", " ").split()]
   with_comma = [line.replace(";", " ").split() for line in lines]

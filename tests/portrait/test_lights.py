@@ -1,5 +1,7 @@
 """Every light is judged by the sphere it shades, or by numbers worked out here."""
 
+import time
+
 import cv2
 import numpy as np
 import OpenEXR
@@ -355,6 +357,15 @@ def test_the_authors_lights_are_read(shared, number):
 def test_other_text_files_are_refused(tmp_path, content, what):
   (tmp_path / "light.txt").write_bytes(content)
   assert what in file_refusal(tmp_path / "light.txt")
+
+
+@pytest.mark.parametrize("first", ["", "] ", "x ", "dtype"])
+def test_no_text_takes_long(tmp_path, first):
+  before = time.process_time()
+  for piece in ("x", "x ", "/*", " ", "\n", " \n", "[", "] ", "dtype ", "'", "1 #"):
+    (tmp_path / "light.txt").write_text(first + piece * (60000 // len(piece)))
+    file_refusal(tmp_path / "light.txt")
+  assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".hdr", ".exr"])
