@@ -89,7 +89,7 @@ def network_for(variables: Any, dtype: jnp.dtype | None = None) -> "Network":
   from dpr_jax.network.ratio_network import RatioHourglassNet
 
   traits = traits_of(variables)
-  if traits.name == "RatioHourglassNet":
+  if traits.light_channels is None:
     return RatioHourglassNet(base_filters=traits.base_filters, dtype=dtype)
   network = HourglassNet1024 if traits.name == "HourglassNet1024" else HourglassNet
   return network(base_filters=traits.base_filters, light_channels=traits.light_channels, gray=traits.gray, dtype=dtype)

@@ -23,7 +23,7 @@ import numpy as np
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output
 
-_HEADER = b"dpr_jax program 1\n"
+_HEADER = b"dpr_jax program 2"
 _RECENT = "recent.json"  # names of the programs that the last process used, in order
 _MOST_RECENT = 24
 
@@ -66,12 +66,15 @@ class Programs:
       shapes: of its arguments.
     """
     structure = self._describe(jax.tree.unflatten(compiled.out_tree, range(compiled.out_tree.num_leaves)))
+    try:
+      program = json.dumps(structure).encode() + b"\n" + compiled.runtime_executable().serialize()
+    except Exception:  # JAX promises none of this: another one may not do it, or by another name
+      return
     with contextlib.suppress(BadInput), atomic_output(file, overwrite=True) as aside:
-      executable = compiled.runtime_executable().serialize()
-      aside.write_bytes(_HEADER + json.dumps(structure).encode() + b"\n" + executable)
+      aside.write_bytes(b"\n".join([_HEADER, _digest(program), program]))
       # Tried before anybody relies on it.
-      program = self._load(aside)
-      if program is None or not _runs(program, shapes):
+      loaded = self._load(aside)
+      if loaded is None or not _runs(loaded, shapes):
         raise BadInput(f"{file}: cannot be read again")
 
   def load_ahead(self, folder: Path) -> None:
@@ -93,9 +96,10 @@ class Programs:
 
   def _load(self, file: Path) -> Callable | None:
     try:
-      header, structure, executable = file.read_bytes().split(b"\n", 2)
-      if header + b"\n" != _HEADER:
+      header, digest, program = file.read_bytes().split(b"\n", 2)
+      if header != _HEADER or digest != _digest(program):
         return None
+      structure, executable = program.split(b"\n", 1)
       device = jax.devices()[0]
       loaded = device.client.deserialize_executable(executable, executable_devices=_one(device), compile_options=None)
       return functools.partial(self._run, loaded, json.loads(structure), device)
@@ -128,6 +132,11 @@ def _runs(program: Callable, shapes) -> bool:
   except jax.errors.JaxRuntimeError:
     return False
   return True
+
+
+def _digest(program: bytes) -> bytes:
+  """What tells a damaged file, which XLA may crash on, from a whole one."""
+  return hashlib.sha256(program).hexdigest().encode()
 
 
 def _one(device: jax.Device):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,10 +32,13 @@ from dpr_jax.image.color import photo_luminance
 from dpr_jax.image.photo import Photo, write_photo
 from dpr_jax.light.light import nine_numbers
 from dpr_jax.network.encoding import ALL_SKIPS
-from dpr_jax.network.networks import Network, network_for
+from dpr_jax.network.networks import network_for
 from dpr_jax.network.weights import load_params
 from dpr_jax.train import metrics
 from dpr_jax.train.input_pipeline import Augmentation, RecordSource
+
+if TYPE_CHECKING:
+  from dpr_jax.network.networks import Network
 
 IDENTITY = "identity"
 REPORT, GRID = "evaluation.json", "evaluation.png"
@@ -449,7 +452,7 @@ def evaluate(
   return "\n\n".join(_tables(about, summaries))
 
 
-def _check_fits(name: str, network: Network, size: int) -> None:
+def _check_fits(name: str, network: "Network", size: int) -> None:
   if not network.gray:
     raise BadInput(f"weights {name!r}: take lights of {network.light_size} numbers; here a light is gray, 9 numbers")
   if size % network.size_multiple:

@@ -7,7 +7,7 @@ the whole microbatch, and lights are drawn for the whole batch.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import flax
 import jax
@@ -21,7 +21,7 @@ from scipy import special
 from dpr_jax.base import cpu
 from dpr_jax.base.errors import BadInput
 from dpr_jax.light.light import Light, as_told
-from dpr_jax.network.networks import Network, network_for
+from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.network.weights import load_params
 from dpr_jax.train import losses
@@ -29,6 +29,9 @@ from dpr_jax.train.config import NETWORKS, check_config
 from dpr_jax.train.discriminator import PatchDiscriminator
 from dpr_jax.train.skip_training import skip_mask
 from dpr_jax.train.views import FACE_AXES, FACE_AXES_OF_FACES, Faces, Views, relight_faces
+
+if TYPE_CHECKING:
+  from dpr_jax.network.networks import Network
 
 _AXIS = "data"
 
@@ -99,7 +102,7 @@ def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
   return jax.tree.map(jax.make_array_from_process_local_data, _batch_shardings(type(batch), mesh), batch)
 
 
-def network_of(config: ConfigDict) -> Network:
+def network_of(config: ConfigDict) -> "Network":
   """The network of a run."""
   kind, network = NETWORKS[config.network.name], config.network
   channels = {} if kind is RatioHourglassNet else {"light_channels": network.light_channels}
@@ -178,7 +181,7 @@ def _lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
   return (normal / (_TRUNCATED_STD * np.sqrt(fan_in))).astype(np.float32)
 
 
-def _fitting_weights(source: str, network: Network) -> dict:
+def _fitting_weights(source: str, network: "Network") -> dict:
   """The weights that `source` names, for `network`: all, or the trunk alone for a 1024 network from a 512 one."""
   weights = jax.device_get(load_params(source))
   given = network_for(weights)
@@ -189,12 +192,12 @@ def _fitting_weights(source: str, network: Network) -> dict:
   raise BadInput(f"config.network.init {source!r}: {_in_words(given)} does not fit into {_in_words(network)}")
 
 
-def _kind(network: Network) -> tuple[str, int, int, int]:
+def _kind(network: "Network") -> tuple[str, int, int, int]:
   light_channels = getattr(network, "light_channels", 0)  # the ratio network's bottleneck has none apart
   return str(network.native_size), network.base_filters, light_channels, network.light_size
 
 
-def _in_words(network: Network) -> str:
+def _in_words(network: "Network") -> str:
   size, base_filters, light_channels, light_size = _kind(network)
   channels = f"{base_filters} base filters, {light_channels} light channels"
   return f"a {size} network of {channels} and lights of {light_size} numbers"
