@@ -14,7 +14,7 @@ from dpr_jax.portrait.compositing import multiply_light
 from dpr_jax.portrait.faces import Framing
 from dpr_jax.portrait.person import Matte
 from dpr_jax.portrait.room import stretched
-from dpr_jax.portrait.square import corners, laid
+from dpr_jax.portrait.square import corners, warp_to_photo
 
 cv2 = import_native("cv2")
 
@@ -148,11 +148,11 @@ def _cut_out(linear: np.ndarray, left: int, top: int, edits: Sequence[Edit]) -> 
   alpha, colours = np.zeros(linear.shape[:2], np.float32), np.zeros_like(linear)
   for edit in edits:
     matte = edit.matte
-    own = laid(matte.alpha, matte.matrix, left, top, linear.shape)
+    own = warp_to_photo(matte.alpha, matte.matrix, left, top, linear.shape)
     scale = np.array(matte.foreground.shape[1::-1]) / matte.alpha.shape[1::-1]
     matrix = scale[:, None] * matte.matrix
     matrix[:, 2] += (scale - 1) / 2
-    colours += own[..., None] * laid(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
+    colours += own[..., None] * warp_to_photo(matte.foreground, matrix, left, top, linear.shape, cv2.BORDER_REPLICATE)
     alpha += own
   colours /= np.maximum(alpha, 1e-6)[..., None]
   alpha = np.minimum(alpha, 1)
@@ -185,12 +185,12 @@ def _maps(edit: Edit, left: int, top: int, shape: tuple[int, int]) -> _Maps:
   """The maps of an edit at the part of the photo that begins at column `left` and row `top`."""
   # OpenCV warps at most four channels at a time.
   parts = [edit.square[..., k : k + 4] for k in range(0, edit.square.shape[-1], 4)]
-  warped = np.dstack([laid(part, edit.framing.index_matrix, left, top, shape) for part in parts])
+  warped = np.dstack([warp_to_photo(part, edit.framing.index_matrix, left, top, shape) for part in parts])
   lines, weight = warped[..., :-1].reshape(*shape, -1, 2), warped[..., -1]
   if edit.beyond is None:
     return _Maps(lines, weight, None, weight)
-  beyond = laid(edit.beyond, edit.to_person, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape, -1)
-  return _Maps(lines, weight, beyond, laid(edit.matte.share, edit.matte.matrix, left, top, shape))
+  beyond = warp_to_photo(edit.beyond, edit.to_person, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape, -1)
+  return _Maps(lines, weight, beyond, warp_to_photo(edit.matte.share, edit.matte.matrix, left, top, shape))
 
 
 def _log_ratio(lightness: np.ndarray, maps: Sequence[_Maps], where: np.ndarray | slice) -> np.ndarray:

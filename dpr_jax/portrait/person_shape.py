@@ -78,23 +78,23 @@ def person_shape(matte: Matte, framing: Framing, seen: Shape) -> PersonShape:
   from_cells = (np.vstack([to_square, [0, 0, 1]]) @ to_photo)[:2]
   cells = 1 / np.sqrt(np.abs(np.linalg.det(from_cells[:, :2])))  # a cell of the network's in ours
 
-  def laid(array: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+  def warp_to_person(array: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(array, from_cells, (SIDE, SIDE), flags=flags, borderMode=border)
 
-  known = laid(edge_weight(len(depth)), cv2.BORDER_CONSTANT)
-  normal_there = laid(normal @ np.asarray(sh.roll(framing.roll), np.float32))
+  known = warp_to_person(edge_weight(len(depth)), cv2.BORDER_CONSTANT)
+  normal_there = warp_to_person(normal @ np.asarray(sh.roll(framing.roll), np.float32))
   lacking = np.asarray(traced.call(_lacking, normal, depth)) * np.float32(cells * len(depth) / SIDE)
   blurs = [np.float32(blur * cells * len(depth)) for blur in _BLURS]
   relief = sum(
     _SLOPE * np.sqrt(2 * np.pi) * blur * cv2.GaussianBlur(inside, (0, 0), float(blur), borderType=cv2.BORDER_REPLICATE)
     for blur in blurs
   )
-  normal, depth = traced.call(_composed, relief, normal_there, laid(lacking), known)
+  normal, depth = traced.call(_composed, relief, normal_there, warp_to_person(lacking), known)
   inside = (inside > 0.5).astype(np.float32)
   depth = cv2.GaussianBlur(np.asarray(depth), (0, 0), _DEPTH_BLUR, borderType=cv2.BORDER_REPLICATE)
   depth = np.where(inside > 0, depth, np.float32(_NOTHING))
-  return PersonShape(matrix, np.asarray(normal), depth, laid(skin, cv2.BORDER_CONSTANT), inside, known)
+  return PersonShape(matrix, np.asarray(normal), depth, warp_to_person(skin, cv2.BORDER_CONSTANT), inside, known)
 
 
 def edge_weight(side: int) -> np.ndarray:

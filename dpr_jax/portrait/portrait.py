@@ -31,7 +31,7 @@ from dpr_jax.portrait.person import Matte, Segmenter, find_person
 from dpr_jax.portrait.person_shape import PersonShape
 from dpr_jax.portrait.relighting import Params, decode_luminance, encode_luminance, log_ratio
 from dpr_jax.portrait.room import room_log_ratio
-from dpr_jax.portrait.square import cut_square, edge_inside, laid
+from dpr_jax.portrait.square import cut_square, edge_inside, warp_to_photo
 
 cv2 = import_native("cv2")
 
@@ -253,14 +253,14 @@ class Portrait:
     for top in range(0, height, _BAND):
       band = whole[top : top + _BAND]
       shape = band.shape[:2]
-      alphas = [laid(face.matte.alpha, face.matte.matrix, 0, top, shape)[..., None] for face in self.faces]
+      alphas = [warp_to_photo(face.matte.alpha, face.matte.matrix, 0, top, shape)[..., None] for face in self.faces]
       total = sum(alphas)
       if values is None:
         mixed = total
       else:
         mixed = np.zeros(band.shape, np.float32)
         for face, alpha, own in zip(self.faces, alphas, values, strict=True):
-          there = laid(own, face.person.shape.matrix, 0, top, shape, cv2.BORDER_REPLICATE)
+          there = warp_to_photo(own, face.person.shape.matrix, 0, top, shape, cv2.BORDER_REPLICATE)
           mixed += alpha * there.reshape(band.shape)
         mixed /= np.maximum(total, 1)
       mixed = np.clip(mixed, 0, 1)

@@ -4,7 +4,7 @@ import numpy as np
 
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light.light import Light, shading
-from dpr_jax.portrait.square import laid
+from dpr_jax.portrait.square import warp_to_photo
 
 cv2 = import_native("cv2")
 
@@ -31,4 +31,4 @@ def stretched(room: np.ndarray, left: int, top: int, shape: tuple[int, ...], pho
   """`[n, n, C]` over a whole photo, at a part of its pixels, `[h, w, C]`."""
   scale = (np.array(room.shape[:2]) - 1) / np.maximum(np.array(photo[1::-1]) - 1, 1)
   matrix = np.column_stack([np.diag(scale), np.zeros(2)])
-  return laid(room, matrix, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape[:2], -1)
+  return warp_to_photo(room, matrix, left, top, shape, cv2.BORDER_REPLICATE).reshape(*shape[:2], -1)

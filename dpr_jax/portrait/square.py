@@ -55,7 +55,7 @@ def edge_inside(framing: Framing, shape: tuple[int, ...]) -> np.ndarray:
   return edge
 
 
-def laid(
+def warp_to_photo(
   maps: np.ndarray,
   matrix: np.ndarray,
   left: int,
