@@ -36,13 +36,14 @@ def main() -> None:
   from dpr_jax.base import cpu  # seconds, which --help doesn't cost
   from dpr_jax.network import traced
   from dpr_jax.train import run as training_run
+  from dpr_jax.train.processes import start_processes
 
   traced.enable_compilation_cache()
 
   if _DRY_RUN.value:
     print(training_run.describe(config, _WORKDIR.value))
     return
-  training_run.start_processes()
+  start_processes()
   cpu.keep_memory()
   training_run.train_and_evaluate(config, _WORKDIR.value, make_faces=_make_faces)
 

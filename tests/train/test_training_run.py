@@ -19,7 +19,8 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.network import weights as checkpoints
 from dpr_jax.train import run as training_run
 from dpr_jax.train.config import default_config
-from dpr_jax.train.run import describe, latest_step, start_processes, train_and_evaluate
+from dpr_jax.train.processes import start_processes
+from dpr_jax.train.run import describe, latest_step, train_and_evaluate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
