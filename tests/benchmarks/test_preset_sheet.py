@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dpr_jax.image import color
-from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.faces import LEFT_EYE, MOUTH_CORNERS, OVAL, RIGHT_EYE, Face, frame_face
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -80,13 +79,6 @@ class TestFaces:
     scale = 50 / max(large.shape)
     assert max(small.shape) == 50
     np.testing.assert_allclose(np.ptp(here.landmarks, axis=0), scale * np.ptp(there.landmarks, axis=0), rtol=0.02)
-
-  def test_mirrored_twice_is_the_same(self, face):
-    once = preset_sheet.mirrored(face, 400)
-    twice = preset_sheet.mirrored(once, 400)
-    np.testing.assert_allclose(twice.landmarks, face.landmarks)
-    np.testing.assert_allclose(twice.depth, face.depth)
-    np.testing.assert_allclose(once.landmarks[:, 0], 399 - face.landmarks[mirrored_landmarks(), 0])
 
 
 class TestSheet:

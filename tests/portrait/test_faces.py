@@ -10,7 +10,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import MissingSystemLibrary
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.portrait import faces, mediapipe_faces
-from dpr_jax.portrait.faces import Face, choose_face_finder, find_faces, frame_face, open_face_finder
+from dpr_jax.portrait.faces import Face, choose_face_finder, find_faces, frame_face, mirror_image, open_face_finder
 
 # MediaPipe's landmark numbers, copied from its documentation of the face mesh; left and right as seen in the picture.
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
@@ -31,6 +31,18 @@ def face_with(left_eye, right_eye, mouth, mouth_width=30.0):
   landmarks[LEFT_MOUTH_CORNER] = mouth - along * mouth_width / 2
   landmarks[RIGHT_MOUTH_CORNER] = mouth + along * mouth_width / 2
   return Face(landmarks)
+
+
+def test_a_mirror_image_of_a_face_has_its_eyes_on_the_other_sides():
+  """Landmarks count from the corner of the first pixel: the left edge becomes the right one, `width` away."""
+  face = face_with((100, 50), (160, 70), (120, 120))._replace(depth=np.arange(478.0))
+  mirrored = mirror_image(face, 400)
+  np.testing.assert_allclose(mirrored.landmarks[LEFT_EYE].mean(axis=0), (240, 70))
+  np.testing.assert_allclose(mirrored.landmarks[RIGHT_EYE].mean(axis=0), (300, 50))
+  assert mirrored.depth[33] == face.depth[263]
+  again = mirror_image(mirrored, 400)
+  np.testing.assert_allclose(again.landmarks, face.landmarks)
+  np.testing.assert_array_equal(again.depth, face.depth)
 
 
 def framed(framing, points):
