@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -77,6 +78,26 @@ def test_the_picture_is_that_of_the_package(run, relighter):
   assert np.abs(255 * relit[0] - expected).max() <= 1
   assert np.abs(relit[0] - PICTURE).max() > 0.2
   assert np.abs(relit[1] - relit[0][:, ::-1]).mean() > 0.005  # the light stays where it is
+
+
+class Tensor:
+  """As much of PyTorch's as the nodes may ask for."""
+
+  def __init__(self, values):
+    self.values = values
+
+  def __array__(self, dtype=None, copy=None):
+    return np.asarray(self.values, dtype)
+
+
+def test_tensors_go_in_and_come_out(run, relighter, monkeypatch):
+  torch = types.ModuleType("torch")
+  torch.Tensor, torch.from_numpy = Tensor, Tensor
+  monkeypatch.setitem(sys.modules, "torch", torch)
+  light = parse_light("left")
+  (relit,) = run("DPRRelightPortrait", image=Tensor(PICTURE[None]), relighter=relighter, light=light, strength=0.0)
+  assert isinstance(relit, Tensor)
+  np.testing.assert_allclose(relit.values[0], PICTURE, atol=1 / 65535)
 
 
 def test_a_lamp_takes_its_temperature(run):
