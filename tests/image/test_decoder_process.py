@@ -92,7 +92,7 @@ def test_what_is_refused_here_is_refused_there_in_the_same_words(decoders, tmp_p
 
 def test_a_photo_without_end_is_given_up_and_the_next_one_read(tmp_path, monkeypatch):
   monkeypatch.setattr(decoder_process, "_WALL_FACTOR", 60)  # a busy machine takes long to start the next process
-  (tmp_path / "scans.jpg").write_bytes(many_scans(100, 1600))
+  (tmp_path / "scans.jpg").write_bytes(many_scans(16, 5600))
   write_photo(tmp_path / "photo.png", Photo(astronaut()))
   decoders = Decoders(seconds=1)
   try:
@@ -170,7 +170,7 @@ def test_words_about_an_earlier_file_tell_nothing_of_this_one(tmp_path):
 
 
 def test_a_process_that_is_killed_costs_its_own_photo_at_most(tmp_path):
-  (tmp_path / "scans.jpg").write_bytes(many_scans(100, 1600))
+  (tmp_path / "scans.jpg").write_bytes(many_scans(16, 5600))
   write_photo(tmp_path / "photo.png", Photo(astronaut()))
   decoders = Decoders()
   try:
