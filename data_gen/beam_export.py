@@ -49,7 +49,7 @@ def export(settings: Settings, path: Path, *, runner: str, options: Sequence[str
   if (summary := finished_after_a_kill(settings, path)) is not None:
     return summary
   shards = plan_shards(source.ids, settings)
-  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
+  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages, **source.made_from) as folder:
     jobs = [(shard, position) for shard in folder.unfinished() for position in range(len(shard.ids))]
     writer = ExportFolder(
       path.resolve(), settings, ()

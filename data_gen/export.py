@@ -56,7 +56,7 @@ cv2 = import_native("cv2")
 
 _WORK = ".export"
 _SETTINGS = "settings.json"
-_LOCK = "lock"
+_LOCK = ".lock"  # beside the work folder, which is renamed at the end: Windows renames none with an open file in it
 _PARTIAL = ".partial"
 _DONE = ".export-done"  # the work folder on its way out
 _LONGEST_NAME = 200  # of a page; file systems allow 255 bytes
@@ -236,7 +236,7 @@ class ExportFolder:
     self.write_text(SUMMARY, json.dumps(about, indent=2) + "\n")
     # At one stroke: half of the notes would be taken for an unfinished export.
     os.rename(self._work, self.path / _DONE)
-    shutil.rmtree(self.path / _DONE)
+    _clear(self.path)
     if not summary.records:
       raise BadInput(f"{self.path}: no portrait could be used; {self.path / REJECTED} says why")
     return summary
@@ -288,8 +288,15 @@ def finished_after_a_kill(settings: Settings, path: Path) -> Summary | None:
     summary = Summary(about["records"], [Rejection(*rejection) for rejection in rejections])
   except (OSError, ValueError, KeyError, TypeError):
     return None
-  shutil.rmtree(path / _DONE)
+  _clear(path)
   return summary
+
+
+def _clear(path: Path) -> None:
+  """Removes what a finished export has left beside its dataset."""
+  with contextlib.suppress(OSError):  # none, or on Windows, where it goes when it is released
+    (path / _LOCK).unlink()
+  shutil.rmtree(path / _DONE)
 
 
 @contextlib.contextmanager
@@ -310,11 +317,11 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
     try:
       path.mkdir(parents=True, exist_ok=True)
       shutil.rmtree(path / _DONE, ignore_errors=True)
-      if not work.exists() and any(path.iterdir()):
+      if not work.exists() and any(each.name != _LOCK for each in path.iterdir()):
         finished = (path / SUMMARY).exists()
         raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
       work.mkdir(exist_ok=True)
-      stack.enter_context(claimed(work / _LOCK, f"{path}: another export is filling it"))
+      stack.enter_context(claimed(path / _LOCK, f"{path}: another export is filling it"))
     except OSError as error:
       raise BadInput(f"{path}: cannot be written to ({error.strerror})") from error
     for partial in work.glob(f"*{_PARTIAL}"):
@@ -416,7 +423,7 @@ def export(settings: Settings, path: Path, *, workers: int, pages: int = 0) -> S
   if (summary := finished_after_a_kill(settings, path)) is not None:
     return summary
   shards = plan_shards(source.ids, settings)
-  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages) as folder:
+  with open_folder(path, settings, shards, lights=lights.fingerprint, pages=pages, **source.made_from) as folder:
     unfinished = folder.unfinished()
     jobs = [id for shard in unfinished for id in shard.ids]
     shown = frozenset(source.ids[:pages])

@@ -6,7 +6,7 @@ A source is a list of ids and a function from id to framed portraits; what an id
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -93,10 +93,12 @@ class Source(Protocol):
   Attributes:
     ids: in order.
     rejected: what is known to be no portrait before anything is opened.
+    made_from: sha256 of files that no setting names and that portraits are made from, by what they are called.
   """
 
   ids: Sequence[str]
   rejected: Sequence[Rejection]
+  made_from: Mapping[str, str]
 
   def open(self) -> None:
     """Makes ready what `load` needs; raises BadInput if that is not at hand."""
@@ -114,6 +116,8 @@ class PhotoFolder:
   An id is the photo's path below the folder, suffix and all: it stays the same whatever else lies there. Faces of one
   photo add `#1`, `#2` and so on, from left to right.
   """
+
+  made_from: Mapping[str, str] = {}
 
   def __init__(
     self,
@@ -249,9 +253,11 @@ class ProceduralFaces:
   Attributes:
     ids: `face-00000000` and so on.
     rejected: none.
+    made_from: nothing.
   """
 
   rejected = ()
+  made_from: Mapping[str, str] = {}
 
   def __init__(
     self,

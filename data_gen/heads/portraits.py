@@ -5,8 +5,10 @@ ratio image of the record is the truth. What falls short of even light between n
 is part of the albedo, as it is in the albedo of photos; no lamp casts shadows.
 """
 
+import functools
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,6 +160,7 @@ class RenderedHeads:
   Attributes:
     ids: `head-00000000` and so on.
     rejected: none.
+    made_from: `environment_maps`, the digest of all maps that training may see.
   """
 
   rejected = ()
@@ -175,6 +178,22 @@ class RenderedHeads:
     """
     self._size, self._seed, self._folder = size, seed, heads_folder()
     self.ids = tuple(f"head-{number:08d}" for number in range(count))
+
+  @functools.cached_property
+  def made_from(self) -> Mapping[str, str]:
+    """The maps' names and contents, since other maps make other heads of the same seed.
+
+    Raises:
+      BadInput: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in _map_files(environments_folder(), held_out=False):
+      try:
+        content = path.read_bytes()
+      except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+      digest.update(f"{path.name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return {"environment_maps": digest.hexdigest()}
 
   def open(self) -> None:
     """Reads head, hair and environment maps."""
@@ -360,15 +379,18 @@ def load_environments(folder: Path | None, *, held_out: bool) -> list[Environmen
     BadInput: one cannot be read.
   """
   found = []
-  for path in sorted(folder.glob("*.hdr")) if folder else ():
-    if (path.stem in HELD_OUT_MAPS) != held_out:
-      continue
+  for path in _map_files(folder, held_out):
     radiance = read_environment(path)
     radiance = np.repeat(radiance[..., None], 3, axis=-1) if radiance.ndim == 2 else radiance
     radiance = cv2.resize(np.ascontiguousarray(radiance), _MAP_SIZE, interpolation=cv2.INTER_AREA)
     luminance = radiance @ LUMINANCE_WEIGHTS
     found.append(Environment(path.stem, radiance / luminance.mean(), sh.environment(luminance / luminance.mean())))
   return found
+
+
+def _map_files(folder: Path | None, held_out: bool) -> list[Path]:
+  files = sorted(folder.glob("*.hdr")) if folder else []
+  return [path for path in files if (path.stem in HELD_OUT_MAPS) == held_out]
 
 
 def _draw_light(

@@ -21,7 +21,7 @@ from PIL import Image
 
 from data_gen import export as export_lib
 from data_gen.export import ExportFolder, export, open_folder, plan_shards
-from data_gen.synthesis import Settings, open_lights
+from data_gen.synthesis import Settings, open_lights, open_source
 from dpr_jax import records
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.pictures import astronaut
@@ -149,7 +149,9 @@ def test_killed_again_and_again_and_resumed_it_is_the_same(undisturbed, tmp_path
     process.wait()
   if (out / ".export").exists() or not out.exists():
     subprocess.run(arguments, check=True, capture_output=True)
-  shutil.rmtree(out / ".export-done", ignore_errors=True)
+  if (out / ".export-done").exists():
+    (out / ".lock").unlink(missing_ok=True)
+    shutil.rmtree(out / ".export-done")
   print(f"finished {finished} times between the kills, one run takes {duration:.1f} s")
   assert contents(out) == contents(undisturbed)
 
@@ -221,6 +223,7 @@ def test_a_kill_at_the_very_end(undisturbed, tmp_path):
     shutil.copytree(undisturbed, folder)
     (folder / ".export-done").mkdir()
     (folder / ".export-done" / "settings.json").touch()
+    (folder / ".lock").touch()
   summary = export(SMALL, out, workers=1)
   assert sum(summary.records.values()) == 12
   assert not summary.rejections
@@ -259,6 +262,55 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
     open_folder(tmp_path / "dataset", SMALL, shards),
   ):
     pass
+
+
+def test_what_is_renamed_at_the_end_holds_no_open_file(tmp_path, monkeypatch):
+  """Windows renames no folder with one; the lock lies beside it, and is gone in the end."""
+  rename, renamed = os.rename, []
+
+  def watched(source, target):
+    renamed.append((source.name, sorted(os.listdir(source))))
+    assert (source.parent / ".lock").exists()
+    rename(source, target)
+
+  monkeypatch.setattr(os, "rename", watched)
+  (tmp_path / ".lock").touch()  # of a process that was killed before it began
+  (shard,) = plan_shards(["a"], SMALL)
+  with open_folder(tmp_path, SMALL, [shard]) as folder:
+    folder.write_shard(shard.filename, [])
+    with pytest.raises(BadInput, match="no portrait could be used"):
+      folder.finish([])
+  assert renamed == [(".export", [f"{shard.filename}.json", "settings.json"])]  # both closed
+  assert sorted(os.listdir(tmp_path)) == ["export.json", "rejected.csv"]
+
+
+def test_heads_are_not_mixed_with_those_under_other_environment_maps(tmp_path, monkeypatch):
+  (tmp_path / "environments").mkdir()
+  (tmp_path / "heads" / "makehuman_hair").mkdir(parents=True)
+  for name in ("heads/ict_facekit.npz", "heads/makehuman_hair/hair_on_ict.npz"):
+    (tmp_path / name).touch()
+  monkeypatch.setenv("DPR_SHARED", str(tmp_path))
+  monkeypatch.delenv("DPR_ASSETS", raising=False)
+  room, held_out = (tmp_path / "environments" / name for name in ("room.hdr", "park.hdr"))
+  room.write_bytes(b"first")
+  settings = Settings(source="heads", count=2, size=64, lights_per_image=1)
+
+  def made_from():
+    return open_source(settings).made_from
+
+  shards = plan_shards(open_source(settings).ids, settings)
+  with open_folder(tmp_path / "out", settings, shards, lights="built in", pages=0, **made_from()) as folder:
+    folder.write_shard(shards[0].filename, [])
+  held_out.write_bytes(b"which training never sees")
+  with open_folder(tmp_path / "out", settings, shards, lights="built in", pages=0, **made_from()):
+    pass
+  room.write_bytes(b"other")
+  with pytest.raises(BadInput, match=r"holds an unfinished export with other environment_maps; choose another folder$"):
+    export(settings, tmp_path / "out", workers=1)
+  room.write_bytes(b"first")
+  room.rename(room.with_name("hut.hdr"))
+  with pytest.raises(BadInput, match="other environment_maps"):
+    export(settings, tmp_path / "out", workers=1)
 
 
 def test_a_full_disk_stops_with_one_line_and_can_be_resumed(undisturbed, tmp_path):
