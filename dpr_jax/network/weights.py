@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import zipfile
@@ -115,6 +116,14 @@ def save_params(path: str | os.PathLike, params: dict[str, Any], *, overwrite: b
       file.write(safetensors.numpy.save(arrays))
     else:
       np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def digest(params: Any) -> str:
+  """The sha256 of all numbers of a network's weights, in hex: the same wherever they were loaded from."""
+  numbers = hashlib.sha256()
+  for leaf in jax.tree.leaves(params):
+    numbers.update(np.ascontiguousarray(leaf))
+  return numbers.hexdigest()
 
 
 def read_archive(path: Path):

@@ -28,7 +28,7 @@ from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.registry import WEIGHTS
 from dpr_jax.network.shape import RatioEncoding, Shape
-from dpr_jax.network.weights import load_params
+from dpr_jax.network.weights import digest, load_params
 
 FORMATS = ("onnx", "stablehlo")
 TOLERANCE = 1e-4  # what a file may differ from JAX, in shares of the largest number, or of 1
@@ -255,10 +255,7 @@ def _sha256(weights: str | os.PathLike, params: Any) -> str:
   if os.path.isfile(weights):
     with open(weights, "rb") as file:
       return hashlib.file_digest(file, "sha256").hexdigest()
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(params):
-    digest.update(np.ascontiguousarray(leaf))
-  return digest.hexdigest()
+  return digest(params)
 
 
 def _signatures(parts: Mapping[str, Part]) -> dict[str, dict[str, dict[str, list]]]:

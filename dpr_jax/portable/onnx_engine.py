@@ -15,6 +15,7 @@ from dpr_jax.base.assets import cache_folder
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.network import traced
+from dpr_jax.network.weights import digest
 
 
 class OnnxEngine:
@@ -77,7 +78,7 @@ class OnnxEngine:
       given = jax.tree.unflatten(tree, [values[name] for name in names])
       return {f"y{k:03}": leaf for k, leaf in enumerate(jax.tree.leaves(function(self.params, *given, **static)))}
 
-    told = (name, key[1], str(tree), shapes, jax.__version__, traced.sources(), self._checksum)
+    told = (name, key[1], str(tree), shapes, jax.__version__, traced.sources(), self._digest)
     path = cache_folder() / "onnx" / f"{name}-{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.onnx"
     try:
       return self._open(path.read_bytes()), results
@@ -90,11 +91,8 @@ class OnnxEngine:
     return self._open(model), results
 
   @functools.cached_property
-  def _checksum(self) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(self.params):
-      digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()
+  def _digest(self) -> str:
+    return digest(self.params)
 
 
 def _keep(path: Path, model: bytes) -> None:
