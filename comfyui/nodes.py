@@ -40,7 +40,7 @@ class LoadRelighter:
 
 
 class PortraitLight:
-  """A light by its name, its direction or its file."""
+  """A light by its name, its direction or its file, or that of another portrait."""
 
   CATEGORY, FUNCTION = _CATEGORY, "light"
   RETURN_TYPES = ("DPR_LIGHT",)
@@ -53,21 +53,39 @@ class PortraitLight:
       "optional": {
         "temperature": ("FLOAT", {"default": 0.0, "min": 0.0, "max": float(COLOUR_TEMPERATURES[1]), "step": 100.0}),
         "env_rotate": ("FLOAT", {"default": 0.0, "min": -360.0, "max": 360.0}),
+        "portrait": ("IMAGE",),
+        "relighter": ("DPR_RELIGHTER",),
       },
     }
 
-  def light(self, light: str, temperature: float = 0.0, env_rotate: float = 0.0) -> tuple[Light]:
-    """`parse_light`, its lamps tinted.
+  def light(
+    self,
+    light: str,
+    temperature: float = 0.0,
+    env_rotate: float = 0.0,
+    portrait: Any = None,
+    relighter: Relighter | None = None,
+  ) -> tuple[Light]:
+    """`parse_light`, its lamps tinted; or the light that a portrait was taken in.
 
     Args:
-      light: a preset, `azimuth,elevation[,fill[,size]]`, a file of numbers or an environment map.
+      light: a preset, `azimuth,elevation[,fill[,size]]`, a file of numbers, an environment map, or, with a relighter, a
+        photo's file. Of no effect beside a portrait.
       temperature: of the lamps in kelvin; 0: as the light has them.
       env_rotate: degrees by which an environment map is turned.
+      portrait: a batch of one picture, whose largest face tells the light.
+      relighter: estimates the light of a portrait.
 
     Raises:
-      BadInput: as `parse_light`, or a temperature out of range.
+      BadInput: as `parse_light`, a temperature out of range, a portrait without a relighter or without a face, or
+        several of them.
     """
-    made = parse_light(light, env_rotate=env_rotate)
+    if portrait is not None:
+      made = _light_of(portrait, relighter)
+    elif relighter is not None:
+      made = relighter.light(light, env_rotate=env_rotate)
+    else:
+      made = parse_light(light, env_rotate=env_rotate)
     if not temperature:
       return (made,)
     low, high = COLOUR_TEMPERATURES
@@ -140,6 +158,14 @@ class RelightingPasses:
       found.append(portrait.passes(light))
     matte, *others = (np.stack([each[name] for each in found]) for name in PASSES)
     return (_tensor(matte), *(_tensor(_as_picture(values)) for values in others))
+
+
+def _light_of(portrait: Any, relighter: Relighter | None) -> Light:
+  if relighter is None:
+    raise BadInput("the light of a portrait is estimated by the network: connect a relighter")
+  if len(portrait) != 1:
+    raise BadInput(f"a light is that of one portrait, not of {len(portrait)}")
+  return relighter.source_light(next(_portraits(relighter, portrait)))
 
 
 def _portraits(relighter: Relighter, image: Any) -> Iterator[Portrait]:

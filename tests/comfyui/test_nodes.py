@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 
 from dpr_jax import Relighter, parse_light
@@ -114,11 +115,26 @@ def test_a_lamp_takes_its_temperature(run):
     ({"light": "sideways"}, "sideways"),
     ({"light": "left", "temperature": 50.0}, "temperature 50"),
     ({"light": "left", "env_rotate": 90.0}, "environment maps"),
+    ({"light": "left", "portrait": PICTURE[None]}, "connect a relighter"),
   ],
 )
 def test_lights_that_are_none_are_refused(run, inputs, message):
   with pytest.raises(BadInput, match=message):
     run("DPRPortraitLight", **inputs)
+
+
+def test_the_light_of_another_portrait(run, relighter, tmp_path):
+  (light,) = run("DPRPortraitLight", light="left", portrait=PICTURE[None], relighter=relighter)
+  expected = relighter.source_light(np.rint(65535 * PICTURE).astype(np.uint16))
+  for part, wanted in zip(light, expected, strict=True):
+    np.testing.assert_array_equal(part, wanted)
+  Image.fromarray(ASTRONAUT).save(tmp_path / "other.png")
+  (of_file,) = run("DPRPortraitLight", light=str(tmp_path / "other.png"), relighter=relighter)
+  np.testing.assert_allclose(of_file.soft, light.soft, atol=1e-3)
+  with pytest.raises(BadInput, match="not of 2"):
+    run("DPRPortraitLight", light="left", portrait=np.stack([PICTURE] * 2), relighter=relighter)
+  with pytest.raises(BadInput, match=r"^picture 1: no face found$"):
+    run("DPRPortraitLight", light="left", portrait=np.zeros_like(PICTURE)[None], relighter=relighter)
 
 
 def test_a_picture_without_a_face_is_named(run, relighter):
