@@ -1,12 +1,18 @@
-"""What `mkdocs build` (mkdocs.yml) does beside its plugins: the pages that lie above docs/ become pages of the site."""
+"""What `mkdocs build` (mkdocs.yml) does beside its plugins.
 
+The pages that lie above docs/ become pages of the site, and the page that relights in the browser becomes part of it.
+"""
+
+import logging
 import re
+import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 ABOVE = ("README.md", "BUILD_NOTES.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 FOLDER = "project"
+RELIGHT = "relight"  # of the page of web_page/
 
 
 def on_files(files, config):
@@ -32,3 +38,15 @@ def on_page_markdown(markdown, page, config, files):
     return f"[{text}]({target}{anchor})"
 
   return re.sub(r"\[([^]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", place, markdown)
+
+
+def on_post_build(config):
+  """Puts the page that relights in the browser into the site, where its runtime was installed."""
+  root = Path(config.config_file_path).parent
+  if not (root / "web_page" / "node_modules").is_dir():
+    logging.getLogger("mkdocs").info("%s/ is left out of the site (npm ci --prefix web_page)", RELIGHT)
+    return
+  sys.path.insert(0, str(root))
+  from web_page.build import build
+
+  build(Path(config.site_dir) / RELIGHT, overwrite=True)
