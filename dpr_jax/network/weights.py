@@ -122,7 +122,7 @@ def digest(params: Any) -> str:
   """The sha256 of all numbers of a network's weights, in hex: the same wherever they were loaded from."""
   numbers = hashlib.sha256()
   for leaf in jax.tree.leaves(params):
-    numbers.update(np.ascontiguousarray(leaf))
+    numbers.update(np.asarray(leaf).tobytes())
   return numbers.hexdigest()
 
 
