@@ -6,8 +6,6 @@
  * and `size` its angular diameter in degrees. Axes: x to the right of the picture, y into the scene, z up.
  */
 
-import { LUMINANCE_WEIGHTS } from "./color.js";
-
 /** The key lamps of photographers, [azimuth, elevation, fill, size], as in docs/lights.md; null is even light. */
 export const PRESETS = {
   front: [0, 10, 1.0, 20],
@@ -122,10 +120,6 @@ function rolled(n, c, s) {
     (turnedXX - yy) / (2 * half),
   ];
 }
-
-/** Luminance of [gray] or linear [red, green, blue]. */
-export const luminance = (channels) =>
-  channels.length === 1 ? channels[0] : LUMINANCE_WEIGHTS.reduce((sum, weight, c) => sum + weight * channels[c], 0);
 
 /** max(0, cos) of a lamp that is no point: as it sets, its last part is still seen. */
 export function facing(cosine, size) {

@@ -3,7 +3,7 @@
  * bright approaches white, and colours stay within what sRGB can show. See dpr_jax.portrait.compositing and .edits.
  */
 
-import { betweenCentres } from "./pictures.js";
+import { betweenCentres, inverse, moved } from "./pictures.js";
 import { WITHIN } from "./ratio.js";
 
 /** Faces that follow the light at a time. */
@@ -87,8 +87,7 @@ void main() {
   if (total == 0.0) return;
   ratio /= max(total, 1e-6);
   float share = min(total, 1.0); // a pixel that shows a person in part changes by that part of its light
-  if (share < 1.0) ratio = log(1.0 + share * (exp(ratio) - 1.0));
-  vec3 relit = linear * exp(ratio);
+  vec3 relit = linear * (1.0 + share * (exp(ratio) - 1.0));
   float after = dot(relit, WEIGHTS), wanted = compressed(y, after);
   float most = compressed(strongest(linear), strongest(relit));
   relit *= wanted / max(after, LEAST);
@@ -103,7 +102,7 @@ export class Painter {
    */
   constructor(canvas) {
     this.canvas = canvas;
-    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false });
+    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true });
     if (!gl) throw new Error("this browser has no WebGL 2, which paints the light");
     this.gl = gl;
     canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
@@ -161,6 +160,7 @@ export class Painter {
   setPhoto(pixels, left = 0, top = 0, scale = 1) {
     const { gl, uniforms, canvas } = this;
     this.photo = [pixels, left, top, scale];
+    this.fresh = true;
     if (canvas.width !== pixels.width || canvas.height !== pixels.height) {
       [canvas.width, canvas.height] = [pixels.width, pixels.height];
     }
@@ -210,10 +210,31 @@ export class Painter {
     });
   }
 
-  /** Paints; `lit` false: the photo as it was. */
+  /** Paints; `lit` false: the photo as it was. After the first time only where faces are: nothing else changes. */
   draw(lit = true) {
-    this.gl.uniform1i(this.uniforms.count, lit ? this.faces.length : 0);
-    this.gl.drawArrays(this.gl.TRIANGLES, 0, 3);
+    const { gl } = this;
+    if (this.fresh) gl.disable(gl.SCISSOR_TEST);
+    else {
+      gl.enable(gl.SCISSOR_TEST);
+      gl.scissor(...this.#reach());
+    }
+    this.fresh = false;
+    gl.uniform1i(this.uniforms.count, lit ? this.faces.length : 0);
+    gl.drawArrays(gl.TRIANGLES, 0, 3);
+  }
+
+  /** Left, bottom, width and height of what the faces' squares reach, in pixels of the canvas. */
+  #reach() {
+    const { width, height } = this.canvas;
+    const [, left, top, scale] = this.photo;
+    const corners = this.faces.flatMap(({ framing: { matrix, size } }) => {
+      const back = inverse(matrix);
+      return [[-1, -1], [size + 1, -1], [-1, size + 1], [size + 1, size + 1]].map(([x, y]) => moved(back, x, y)); // prettier-ignore
+    });
+    const [xs, ys] = [corners.map(([x]) => (x - left) / scale), corners.map(([, y]) => (y - top) / scale)];
+    const [low, high] = [Math.max(Math.floor(Math.min(...xs)), 0), Math.min(Math.ceil(Math.max(...xs)), width)];
+    const [upper, lower] = [Math.max(Math.floor(Math.min(...ys)), 0), Math.min(Math.ceil(Math.max(...ys)), height)];
+    return [low, height - lower, Math.max(high - low, 0), Math.max(lower - upper, 0)];
   }
 
   /** What was drawn, from the upper row down. */

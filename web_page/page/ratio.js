@@ -91,7 +91,9 @@ function averaged(values, size, cells) {
   const means = new Float32Array(cells * cells);
   for (let y = 0, k = 0; y < size; y++) {
     const row = Math.floor(y / block) * cells;
-    for (let x = 0; x < size; x++, k++) means[row + Math.floor(x / block)] += values[k];
+    for (let x = 0; x < cells; x++) {
+      for (let n = 0; n < block; n++, k++) means[row + x] += values[k];
+    }
   }
   return means.map((sum) => sum / block ** 2);
 }
@@ -113,16 +115,16 @@ function enlarged(values, { first, second, share }, size, cells) {
   const wide = new Float32Array(size * cells);
   for (let row = 0; row < cells; row++) {
     for (let x = 0; x < size; x++) {
-      const [left, right] = [values[row * cells + first[x]], values[row * cells + second[x]]];
-      wide[row * size + x] = left + share[x] * (right - left);
+      const left = values[row * cells + first[x]];
+      wide[row * size + x] = left + share[x] * (values[row * cells + second[x]] - left);
     }
   }
   const large = new Float32Array(size * size);
   for (let y = 0; y < size; y++) {
-    const [upper, lower] = [first[y] * size, second[y] * size];
-    for (let x = 0; x < size; x++) {
-      large[y * size + x] = wide[upper + x] + share[y] * (wide[lower + x] - wide[upper + x]);
-    }
+    const upper = first[y] * size;
+    const lower = second[y] * size;
+    const below = share[y];
+    for (let x = 0; x < size; x++) large[y * size + x] = wide[upper + x] + below * (wide[lower + x] - wide[upper + x]);
   }
   return large;
 }

@@ -1,8 +1,9 @@
 /** The lit sphere: shows a light, and lets a person drag a lamp over it. */
 
-import { degrees, direction, facing, harmonics, LAMBERTIAN, luminance, radians } from "./lights.js";
+import { LUMINANCE_WEIGHTS } from "./color.js";
+import { degrees, direction, facing, harmonics, LAMBERTIAN, radians } from "./lights.js";
 
-const SIDE = 224; // pixels of the canvas
+const SIDE = 176; // pixels of the canvas
 const DISC = 0.76; // radius of the sphere, of half the canvas; around it lies what is behind the head
 const RIM = (1 / DISC - 1) * 0.8; // how far outside of the sphere lamps are drawn, in radii
 const FARTHEST = 130; // degrees from the camera that a lamp can be dragged to
@@ -126,14 +127,21 @@ function paint(canvas, light, lamp) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(SIDE, SIDE);
   const channels = shadings(light);
-  const shades = channels.length === 1 ? channels[0] : channels[0].map((_, k) => luminance(channels.map((each) => each[k])));
-  const [darkest, brightest] = shades.reduce(([low, high], each) => [Math.min(low, each), Math.max(high, each)], [Infinity, 0]);
+  const shades = new Float32Array(PIXELS.places.length);
+  let [darkest, brightest] = [Infinity, 0];
+  for (let k = 0; k < shades.length; k++) {
+    const [red, green, blue] = LUMINANCE_WEIGHTS;
+    const colour = channels.length > 1;
+    shades[k] = colour ? red * channels[0][k] + green * channels[1][k] + blue * channels[2][k] : channels[0][k];
+    darkest = Math.min(darkest, shades[k]);
+    brightest = Math.max(brightest, shades[k]);
+  }
   const even = brightest - darkest < 0.02 * brightest;
   const span = Math.max(brightest - darkest, 1e-6);
   const tint = [1, 0.985, 0.95];
   for (let k = 0; k < shades.length; k++) {
     const level = even ? 235 : 18 + 230 * Math.sqrt((shades[k] - darkest) / span);
-    for (let c = 0; c < 3 && channels.length > 1; c++) tint[c] = (channels[c][k] / Math.max(shades[k], 1e-6)) ** (1 / 2.2);
+    for (let c = 0; c < 3 && channels.length > 1; c++) tint[c] = Math.sqrt(channels[c][k] / Math.max(shades[k], 1e-6));
     const most = Math.max(255, level * tint[0], level * tint[1], level * tint[2]) / 255;
     const to = 4 * PIXELS.places[k];
     for (let c = 0; c < 3; c++) picture.data[to + c] = (level * tint[c]) / most;
