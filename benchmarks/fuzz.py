@@ -310,9 +310,9 @@ def _pickles() -> list[bytes]:
 
 def _configs() -> list[bytes]:
   from dpr_jax.train.checkpoints import as_json
-  from dpr_jax.train.config import default_config
+  from dpr_jax.train.config import TrainingConfig
 
-  return [json.dumps(as_json(default_config())).encode()]
+  return [json.dumps(as_json(TrainingConfig())).encode()]
 
 
 # Readers.
@@ -384,12 +384,12 @@ def _read_pickle(path: Path) -> None:
 
 def _read_config(path: Path) -> None:
   from dpr_jax.train import checkpoints as training_checkpoints
-  from dpr_jax.train.config import default_config
+  from dpr_jax.train.config import TrainingConfig
 
   place = path.parent / training_checkpoints.CHECKPOINTS / "5" / "config" / "metadata"
   place.parent.mkdir(parents=True, exist_ok=True)
   place.write_bytes(path.read_bytes())
-  ours, theirs = training_checkpoints.as_json(default_config()), training_checkpoints.read_config(path.parent, 5)
+  ours, theirs = training_checkpoints.as_json(TrainingConfig()), training_checkpoints.read_config(path.parent, 5)
   training_checkpoints.check_same_model(ours, theirs, place)
   training_checkpoints.changed_fields(ours, theirs)
 

@@ -36,13 +36,13 @@ _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 def _config(size: int, faces: int, dtype: str, gan: bool):
-  from dpr_jax.train.config import default_config
+  from dpr_jax.train.config import check_config, default_config
 
   config = default_config()
   config.batch_size, config.data.size, config.network.dtype = faces, size, dtype
   if not gan:
     config.loss.adversarial = config.loss.feature = 0.0
-  return config
+  return check_config(config)
 
 
 def _compiled(config, stage, mesh):

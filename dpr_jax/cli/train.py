@@ -12,12 +12,16 @@ JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID) train together wh
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dpr_jax.base import command_line
 from dpr_jax.base.errors import BadInput
+
+if TYPE_CHECKING:
+  from dpr_jax.train.config import TrainingConfig
 
 EXTRA = "train"  # of the package, which brings what this command imports
 
@@ -59,7 +63,7 @@ def _config() -> ConfigDict | None:
     raise BadInput(command_line.config_problem(error)) from error
 
 
-def _make_faces(config: ConfigDict, folder: Path) -> None:
+def _make_faces(config: "TrainingConfig", folder: Path) -> None:
   from data_gen import export
 
   export.export_procedural_faces(

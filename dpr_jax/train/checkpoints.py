@@ -7,6 +7,7 @@ changes but the running mean), `ema` (`{"params", "batch_stats"}`, that mean, so
 """
 
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,12 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointHandler as IteratorHandler
 from grain.checkpoint import CheckpointRestore as IteratorRestore
 from grain.checkpoint import CheckpointSave as IteratorSave
-from ml_collections import ConfigDict
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_json
 from dpr_jax.base.output_files import atomic_output, claimed
 from dpr_jax.network.weights import CHECKPOINTS, EMA, read_every_piece
+from dpr_jax.train.config import TrainingConfig
 from dpr_jax.train.step import TrainState
 
 CONFIG = "config.json"
@@ -79,7 +80,7 @@ def _is_config(path: Path) -> bool:
   return isinstance(written, dict) and {"network", "data", "num_steps"} <= written.keys()
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
+def write_config(workdir: Path, config: TrainingConfig) -> None:
   """Writes the resolved config as `config.json`, over an earlier one.
 
   Raises:
@@ -105,9 +106,9 @@ def read_config(workdir: Path, step: int) -> dict[str, Any]:
   return config
 
 
-def as_json(config: ConfigDict) -> dict[str, Any]:
-  """A config as JSON holds it: plain dicts, lists for tuples."""
-  return json.loads(json.dumps(config.to_dict()))
+def as_json(config: TrainingConfig) -> dict[str, Any]:
+  """A config as JSON holds it: plain dicts of sorted fields, lists for tuples."""
+  return json.loads(json.dumps(dataclasses.asdict(config), sort_keys=True))
 
 
 def check_same_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: Path) -> None:
@@ -199,7 +200,7 @@ class Checkpoints:
     """Where the checkpoint of a step lies."""
     return self.folder / str(step)
 
-  def save(self, step: int, state: TrainState, iterator: Any, config: ConfigDict) -> None:
+  def save(self, step: int, state: TrainState, iterator: Any, config: TrainingConfig) -> None:
     """Copies the state, and writes it in the background; the state may be donated as soon as this returns.
 
     Args:

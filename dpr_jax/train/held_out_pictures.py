@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import photo_luminance
 from dpr_jax.image.pictures import contact_sheet, relighting_grid, shrink
 from dpr_jax.light import sh
+from dpr_jax.train.config import TrainingConfig
 from dpr_jax.train.input_pipeline import Augmentation, RecordSource
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class HeldOutPictures:
   Its methods take the network's variables as they are at that step, on one device, and the `Stage.skip_mask` of it.
   """
 
-  def __init__(self, config: ConfigDict, folder: Path, split: str, network: "Network"):
+  def __init__(self, config: TrainingConfig, folder: Path, split: str, network: "Network"):
     """Opens no file: the faces are read for the first picture, and kept for the others.
 
     Args:
@@ -98,7 +98,7 @@ class _Sample:
   target_light: np.ndarray
 
 
-def _sample_faces(config: ConfigDict, folder: Path, split: str) -> Iterator[_Sample]:
+def _sample_faces(config: TrainingConfig, folder: Path, split: str) -> Iterator[_Sample]:
   """The first faces of a split that can be read: the first relit picture as source, the last as target."""
   source, move = RecordSource(folder, split, config.data.on_corrupt), Augmentation(config.data.size)
   for index in range(len(source)):

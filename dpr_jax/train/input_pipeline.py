@@ -4,6 +4,7 @@ What the n-th batch holds, and in which order, follows from its size, the data, 
 threads or processes decode nor over how many hosts it is spread changes anything. TensorFlow is not needed.
 """
 
+import dataclasses
 import functools
 import os
 import signal
@@ -17,7 +18,6 @@ from typing import NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from dpr_jax import records
 from dpr_jax.base.errors import BadInput
@@ -26,6 +26,7 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.color import lightness_of_luminance, luminance_of_lightness, photo_luminance
 from dpr_jax.light import sh
 from dpr_jax.records import EncodedRecord, Record
+from dpr_jax.train.config import DataConfig, TrainingConfig
 from dpr_jax.train.views import FACE_AXES, Faces, Views
 
 cv2 = import_native("cv2")
@@ -157,7 +158,7 @@ def _is_rendered(folder: Path) -> bool:
 
 
 def make_iterator(
-  config: ConfigDict,
+  config: TrainingConfig,
   folder: str | os.PathLike,
   split: str,
   *,
@@ -181,7 +182,7 @@ def make_iterator(
   factors on linear luminance, as `export_dataset.py --ratio=linear` writes them. `Views` are taken as they were stored.
 
   Args:
-    config: one that `check_config` takes; read is `config.data`.
+    config: read is `config.data`.
     folder: of `export_dataset.py`.
     split: one of `records.SPLITS`.
     batch_size: faces in a batch of this process, as many as in every other.
@@ -233,7 +234,7 @@ class BatchIterator(grain.DatasetIterator):
   def __init__(
     self,
     source: RecordSource | MixedSource,
-    data: ConfigDict,
+    data: DataConfig,
     batch_size: int,
     seed: int,
     process_index: int,
@@ -396,9 +397,9 @@ class _Share(NamedTuple):
 class _Examples:
   """From a position of this process to the example there."""
 
-  def __init__(self, source: RecordSource | MixedSource, data: ConfigDict, seed: int, share: _Share):
+  def __init__(self, source: RecordSource | MixedSource, data: DataConfig, seed: int, share: _Share):
     self._source, self._seed, self._share = source, seed, share
-    self._data = data.to_dict()
+    self._data = {field.name: getattr(data, field.name) for field in dataclasses.fields(DataConfig)}
     sizes = source.sizes if isinstance(source, MixedSource) else (len(source),)
     ends = np.cumsum(sizes).tolist()
     rows = [

@@ -17,7 +17,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.network.weights import CHECKPOINTS, OFFICIAL
 from dpr_jax.train import checkpoints as training_checkpoints
 from dpr_jax.train.checkpoints import Checkpoints
-from dpr_jax.train.config import check_config, in_steps
+from dpr_jax.train.config import TrainingConfig, check_batch, check_config, in_steps
 from dpr_jax.train.evaluation import Evaluator
 from dpr_jax.train.held_out_pictures import HeldOutPictures
 from dpr_jax.train.input_pipeline import RecordSource, make_iterator
@@ -41,7 +41,7 @@ _HELD_OUT = "validation"  # the split that is evaluated and shown
 _EVALUATED_FACES = 64  # in the evaluations of a run; evaluate.py takes all
 _TERMS = ("image", "gradient", "light", "adversarial", "feature", "normal", "depth", "framing", "discriminator")
 
-MakeFaces = Callable[[ConfigDict, Path], None]
+MakeFaces = Callable[[TrainingConfig, Path], None]
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, make_faces: MakeFaces | None = None) -> None:
@@ -53,24 +53,24 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, make_f
   Args:
     config: from `default_config` or a recipe.
     workdir: see `training_checkpoints`; new, empty, or of a run of the same model.
-    make_faces: called with the config and a folder to fill it with a dataset, where `config.data.folder` is empty; has
-      nothing to do where it did so before.
+    make_faces: called with the frozen config and a folder to fill it with a dataset, where `config.data.folder` is
+      empty; has nothing to do where it did so before.
 
   Raises:
     BadInput: config, data, workdir or disk; or a loss that is not finite: names step and terms, and leaves the last
       good checkpoint.
     KeyboardInterrupt: after SIGINT, when the state is saved.
   """
-  check_config(config)
+  checked = check_config(config)
   workdir = Path(workdir).resolve()
   start_processes()
   with contextlib.ExitStack() as stack:
-    folder = _prepare(config, workdir, make_faces, stack)
-    run = _Run(config, workdir, folder, stack)
+    folder = _prepare(checked, workdir, make_faces, stack)
+    run = _Run(checked, workdir, folder, stack)
     run.train()
 
 
-def _prepare(config: ConfigDict, workdir: Path, make_faces: MakeFaces | None, stack: contextlib.ExitStack) -> Path:
+def _prepare(config: TrainingConfig, workdir: Path, make_faces: MakeFaces | None, stack: contextlib.ExitStack) -> Path:
   """Claims the workdir and makes the data, in the first process, while the others wait; returns the data's folder."""
   folder = Path(config.data.folder) if config.data.folder else workdir / training_checkpoints.DATA
 
@@ -115,20 +115,20 @@ class _Pending:
 class _Run:
   """What `train_and_evaluate` has open."""
 
-  def __init__(self, config: ConfigDict, workdir: Path, folder: Path, stack: contextlib.ExitStack):
+  def __init__(self, config: TrainingConfig, workdir: Path, folder: Path, stack: contextlib.ExitStack):
     config = in_all_processes(lambda: _in_steps(config, folder))
     self._config, self._workdir, self._folder = config, workdir, folder
     self._first_process = jax.process_index() == 0
     self._mesh = data_mesh()
-    check_config(config, num_devices=self._mesh.size)
+    check_batch(config, self._mesh.size)
     self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep))
     first = self._checkpoints.latest
     theirs, ours = None, training_checkpoints.as_json(config)
     if first is not None:
       theirs = self._checkpoints.config(first)
       training_checkpoints.check_same_model(ours, theirs, self._checkpoints.path(first))
-      config = config.copy_and_resolve_references()
-      config.network.init = ""  # is in the checkpoint, and may be gone
+      # The weights to begin with are in the checkpoint, and may be gone.
+      config = dataclasses.replace(config, network=dataclasses.replace(config.network, init=""))
     self._iterator = in_all_processes(
       lambda: make_iterator(
         config,
@@ -300,34 +300,34 @@ def describe(config: ConfigDict, workdir: str | os.PathLike) -> str:
   Raises:
     BadInput: it would refuse the config, the workdir, or the data's folder.
   """
-  check_config(config)
+  checked = check_config(config)
   workdir = Path(workdir)
   training_checkpoints.check_not_foreign(workdir)
-  if config.data.folder:
-    config = _in_steps(config, Path(config.data.folder))
-  latest, data = latest_step(workdir), config.data
+  if checked.data.folder:
+    checked = _in_steps(checked, Path(checked.data.folder))
+  latest, data = latest_step(workdir), checked.data
   if latest is not None:
     theirs = training_checkpoints.read_config(workdir, latest)
-    training_checkpoints.check_same_model(training_checkpoints.as_json(config), theirs, workdir)
-  length = f"{config.num_steps} steps" if config.num_steps else f"{config.num_epochs:g} epochs"
-  skips = ", ".join(f"{number:g}" for number in config.skip_steps or config.skip_epochs)
+    training_checkpoints.check_same_model(training_checkpoints.as_json(checked), theirs, workdir)
+  length = f"{checked.num_steps} steps" if checked.num_steps else f"{checked.num_epochs:g} epochs"
+  skips = ", ".join(f"{number:g}" for number in checked.skip_steps or checked.skip_epochs)
   source = data.folder or f"{data.procedural_faces} procedural faces, made in {workdir / training_checkpoints.DATA}"
   lines = [
-    str(config).rstrip(),
+    str(ConfigDict(dataclasses.asdict(checked))).rstrip(),
     "",
-    f"network {config.network.name} with {config.network.base_filters} base filters, {config.network.dtype}",
+    f"network {checked.network.name} with {checked.network.base_filters} base filters, {checked.network.dtype}",
     f"data: {source}; {data.size} x {data.size} pixels, {data.mode}",
-    f"{length} in batches of {config.batch_size} faces, each under two lights; "
-    f"skip connections on, one after the other, at {'steps' if config.skip_steps else 'epochs'} {skips}",
+    f"{length} in batches of {checked.batch_size} faces, each under two lights; "
+    f"skip connections on, one after the other, at {'steps' if checked.skip_steps else 'epochs'} {skips}",
     f"{workdir}: " + ("begins anew" if latest is None else f"goes on from step {latest}"),
   ]
-  if (init := config.network.init) and latest is None:
+  if (init := checked.network.init) and latest is None:
     missing = init not in OFFICIAL and not os.path.exists(init)
     lines.insert(-1, f"network.init {init}" + (": not there yet" if missing else ""))
   return "\n".join(lines)
 
 
-def _in_steps(config: ConfigDict, folder: Path) -> ConfigDict:
+def _in_steps(config: TrainingConfig, folder: Path) -> TrainingConfig:
   """The config with a length in steps, now that its data are known."""
   return in_steps(config, len(RecordSource(folder, "train", config.data.on_corrupt)))
 

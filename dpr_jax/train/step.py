@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 from scipy import special
 
 from dpr_jax.base import cpu
@@ -25,7 +24,7 @@ from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.network.weights import load_params
 from dpr_jax.train import losses
-from dpr_jax.train.config import NETWORKS, check_config
+from dpr_jax.train.config import NETWORKS, TrainingConfig, check_batch
 from dpr_jax.train.discriminator import PatchDiscriminator
 from dpr_jax.train.skip_training import skip_mask
 from dpr_jax.train.views import FACE_AXES, FACE_AXES_OF_FACES, Faces, Views, relight_faces
@@ -73,7 +72,7 @@ class Stage(NamedTuple):
   feature: bool
 
 
-def stage_at(step: int, config: ConfigDict) -> Stage:
+def stage_at(step: int, config: TrainingConfig) -> Stage:
   """The stage of the step that follows `step` updates."""
   loss = config.loss
   return Stage(
@@ -102,28 +101,27 @@ def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
   return jax.tree.map(jax.make_array_from_process_local_data, _batch_shardings(type(batch), mesh), batch)
 
 
-def network_of(config: ConfigDict) -> "Network":
+def network_of(config: TrainingConfig) -> "Network":
   """The network of a run."""
   kind, network = NETWORKS[config.network.name], config.network
   channels = {} if kind is RatioHourglassNet else {"light_channels": network.light_channels}
   return kind(base_filters=network.base_filters, dtype=jnp.dtype(network.dtype), **channels)
 
 
-def _discriminator_of(config: ConfigDict) -> PatchDiscriminator:
+def _discriminator_of(config: TrainingConfig) -> PatchDiscriminator:
   discriminator = config.discriminator
   return PatchDiscriminator(
     base_filters=discriminator.base_filters, levels=discriminator.levels, dtype=jnp.dtype(config.network.dtype)
   )
 
 
-def create_train_state(config: ConfigDict, mesh: Mesh) -> TrainState:
+def create_train_state(config: TrainingConfig, mesh: Mesh) -> TrainState:
   """The state before the first step, replicated over the mesh; random weights are those of `config.seed`.
 
   Raises:
-    BadInput: a config that `check_config` refuses, or `config.network.init` names weights that cannot be read or are of
-      another network.
+    BadInput: as `check_batch`, or `config.network.init` names weights that cannot be read or are of another network.
   """
-  check_config(config, num_devices=mesh.size)
+  check_batch(config, mesh.size)
   rng = np.random.default_rng(config.seed)
   network = network_of(config)
   side = network.size_multiple
@@ -203,14 +201,14 @@ def _in_words(network: "Network") -> str:
   return f"a {size} network of {channels} and lights of {light_size} numbers"
 
 
-def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
   """Gradients to directions; the learning rate is not in it, since it follows the step of the run."""
   optimizer = config.optimizer
   clip = optax.clip_by_global_norm(optimizer.clip_norm) if optimizer.clip_norm > 0 else optax.identity()
   return optax.chain(clip, optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2))
 
 
-def learning_rate_share(step: jax.Array, config: ConfigDict) -> jax.Array:
+def learning_rate_share(step: jax.Array, config: TrainingConfig) -> jax.Array:
   """The share of the learning rate at a step: up in a line over the warmup, then constant, or a half cosine to 0."""
   warmup = config.optimizer.warmup_steps
   share = jnp.minimum(1.0, (step + 1) / (warmup + 1))
@@ -220,7 +218,7 @@ def learning_rate_share(step: jax.Array, config: ConfigDict) -> jax.Array:
   return share
 
 
-def ema_decay(step: jax.Array, config: ConfigDict) -> jax.Array:
+def ema_decay(step: jax.Array, config: TrainingConfig) -> jax.Array:
   """What the running mean keeps of itself at a step.
 
   At most (1 + step) / (10 + step), so that it begins as a mean of about the last tenth of the run: neither the random
@@ -230,14 +228,14 @@ def ema_decay(step: jax.Array, config: ConfigDict) -> jax.Array:
 
 
 def make_train_step(
-  config: ConfigDict, mesh: Mesh
+  config: TrainingConfig, mesh: Mesh
 ) -> Callable[[TrainState, Faces | Views, Stage], tuple[TrainState, dict[str, jax.Array]]]:
   """`train_step`, compiled once for each stage: `step(state, batch, stage)`.
 
   The state that is given to it is used up (donated). The batch is `Faces` in online mode, `Views` in offline mode, as
   `shard_batch` returns them.
   """
-  check_config(config, num_devices=mesh.size)
+  check_batch(config, mesh.size)
   replicated = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     functools.partial(train_step, config=config, mesh=mesh),
@@ -278,7 +276,7 @@ class _Pairs(NamedTuple):
 
 
 def train_step(
-  state: TrainState, batch: Faces | Views, stage: Stage, *, config: ConfigDict, mesh: Mesh
+  state: TrainState, batch: Faces | Views, stage: Stage, *, config: TrainingConfig, mesh: Mesh
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update of the generator and, at an adversarial stage, of the discriminator.
 
@@ -351,7 +349,7 @@ def train_step(
   return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
-def _update(config: ConfigDict, grads, optimizer_state: optax.OptState, learning_rate: jax.Array):
+def _update(config: TrainingConfig, grads, optimizer_state: optax.OptState, learning_rate: jax.Array):
   directions, optimizer_state = _optimizer(config).update(grads, optimizer_state)
   return jax.tree.map(lambda direction: -learning_rate * direction, directions), optimizer_state
 
@@ -371,7 +369,7 @@ def _microbatches(views: Views, count: int, mesh: Mesh) -> Views:
   return jax.tree.map(cut, views, FACE_AXES[Views] if views.normal is None else FACE_AXES_OF_FACES)
 
 
-def _pairs(views: Views, config: ConfigDict) -> _Pairs:
+def _pairs(views: Views, config: TrainingConfig) -> _Pairs:
   def by_face(array):  # [2, B, ...] -> [2B, ...], both views of a face side by side: they stay on their device
     return jnp.moveaxis(array, 0, 1).reshape(-1, *array.shape[2:])
 
@@ -394,7 +392,7 @@ def _pairs(views: Views, config: ConfigDict) -> _Pairs:
   )
 
 
-def _gradients(state: TrainState, batch_stats: dict, pairs: _Pairs, stage: Stage, config: ConfigDict):
+def _gradients(state: TrainState, batch_stats: dict, pairs: _Pairs, stage: Stage, config: TrainingConfig):
   """Gradients of generator and discriminator (None where it is off), new batch statistics, and metrics."""
   grads, (batch_stats, metrics, relit) = jax.grad(_generator_loss, has_aux=True)(
     state.params, batch_stats, state.discriminator_params, pairs, stage, config
@@ -407,7 +405,7 @@ def _gradients(state: TrainState, batch_stats: dict, pairs: _Pairs, stage: Stage
   return (grads, discriminator_grads), batch_stats, metrics | of_discriminator
 
 
-def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, stage: Stage, config: ConfigDict):
+def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, stage: Stage, config: TrainingConfig):
   weights = config.loss
   relit, updated = network_of(config).apply(
     {"params": params, "batch_stats": batch_stats},
@@ -450,7 +448,7 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
   if weights.skin:
     target = _shrunk_to(relit.shape.skin, pairs.mask)
     terms["skin"] = losses.skin_cross_entropy(prediction=relit.shape.skin, target=target)
-  loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))
+  loss = sum((getattr(weights, name) * term for name, term in terms.items()), start=jnp.float32(0))
   return loss, (updated["batch_stats"], terms | {"loss": loss}, relit.luminance)
 
 
@@ -461,7 +459,7 @@ def _shrunk_to(small: jax.Array, pictures: jax.Array) -> jax.Array:
   return pictures.reshape(b, h, height // h, w, width // w, c).mean(axis=(2, 4))
 
 
-def _discriminator_loss(params, real: jax.Array, fake: jax.Array, config: ConfigDict):
+def _discriminator_loss(params, real: jax.Array, fake: jax.Array, config: TrainingConfig):
   """On fakes that are taken as they are: no gradient reaches the generator."""
   discriminator = _discriminator_of(config)
   real, fake = (discriminator.apply({"params": params}, luminance) for luminance in (real, fake))

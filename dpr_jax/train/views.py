@@ -10,13 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from dpr_jax.image import color
 from dpr_jax.light import exposure, light, sh
 from dpr_jax.light import prior as light_prior
 from dpr_jax.light.light import Light
 from dpr_jax.light.shading import face_shading
+from dpr_jax.train.config import OnlineConfig
 
 Array = jax.Array | np.ndarray
 
@@ -117,7 +117,7 @@ def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Li
   )
 
 
-def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
+def relight_faces(key: jax.Array, faces: Faces, online: OnlineConfig) -> Views:
   """Each face under two lights, fresh for every key.
 
   The second view is always relit; the first is the photo itself, under its own light, for a share
@@ -127,7 +127,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: ConfigDict) -> Views:
   Args:
     key: one key; what a face gets depends on its place in the batch too, never on devices.
     faces: the batch.
-    online: `original_share` and `lamp_share` of `training_config`.
+    online: the shares of photos and of lamps.
   """
   lights_key, photo_key, exposure_key = jax.random.split(key, 3)
   count = faces.luminance.shape[0]

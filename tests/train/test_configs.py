@@ -42,9 +42,8 @@ def test_a_checkout_has_them_by_their_paths():
 @pytest.mark.parametrize(("name", "arg"), VARIANTS)
 def test_recipe_can_be_run_and_is_locked(name, arg):
   config = recipe(name, arg)
-  check_config(config)
   assert config.is_locked
-  config = in_steps(config, faces=1_000)
+  config = in_steps(check_config(config), faces=1_000)
   assert stage_at(0, config).skip_mask == (ALL_SKIPS if name == "dpr_1024" or arg == "default" else (False,) * 4)
   last = stage_at(config.num_steps - 1, config)
   assert last == (ALL_SKIPS, arg not in ("procedural", "default"), arg != "default")
@@ -63,7 +62,7 @@ def test_the_paper_s_numbers():
   config = recipe("dpr")
   assert (config.data.size, config.data.lights_per_face) == (512, 5)
   assert (config.loss.adversarial, config.loss.feature) == (0.5, 0.5)
-  config = in_steps(config, faces=27_627)
+  config = in_steps(check_config(config), faces=27_627)
   epoch = config.num_steps / 14
   assert epoch * config.batch_size * 2 == pytest.approx(27_627 * 5, rel=1e-4)
   assert config.skip_steps == pytest.approx([5 * epoch, 6 * epoch, 7 * epoch, 8 * epoch], abs=1)
@@ -72,14 +71,14 @@ def test_the_paper_s_numbers():
 def test_epochs_follow_the_batch_and_the_dataset():
   config = recipe("dpr")
   config.batch_size = 32
-  assert in_steps(config, faces=1_000).num_steps == round(35 * 1_000 / 32)
+  assert in_steps(check_config(config), faces=1_000).num_steps == round(35 * 1_000 / 32)
 
 
 def test_the_1024_recipe_grows_out_of_the_512_run():
   config = recipe("dpr_1024")
-  assert isinstance(network_of(config), HourglassNet1024)
+  assert isinstance(network_of(check_config(config)), HourglassNet1024)
   assert config.network.init == "runs/dpr"
-  assert network_of(config).base_filters == network_of(recipe("dpr")).base_filters
+  assert config.network.base_filters == recipe("dpr").network.base_filters
 
 
 @pytest.mark.parametrize(
@@ -88,6 +87,7 @@ def test_the_1024_recipe_grows_out_of_the_512_run():
 def test_recipe_trains(name, arg, side):
   config = recipe(name, arg)
   config.batch_size, config.data.size, config.network.base_filters = 2, side, 4
+  config = check_config(config)
   rng = np.random.default_rng(0)
   luminance = rng.uniform(size=(2, 2, side, side, 1)).astype(np.float32)
   mask, light = np.ones((2, side, side, 1), np.float32), np.full((2, 2, 9), 0.1, np.float32)

@@ -22,7 +22,7 @@ from dpr_jax.image import color, ratio
 from dpr_jax.image.color import photo_luminance
 from dpr_jax.light import sh
 from dpr_jax.records import Record, encode_record, record_offsets
-from dpr_jax.train.config import default_config
+from dpr_jax.train.config import DataConfig, TrainingConfig
 from dpr_jax.train.input_pipeline import Augmentation, RecordSource, make_iterator
 from dpr_jax.train.views import FACE_AXES, Faces, Views
 
@@ -75,9 +75,8 @@ def folder(tmp_path_factory):
 
 
 def settings(**fields):
-  config = default_config()
-  config.data.update({"size": SIZE, "mode": "online", "crop": 0.1, "scale": 0.1} | fields)
-  return config
+  data = {"size": SIZE, "mode": "online", "crop": 0.1, "scale": 0.1} | fields
+  return TrainingConfig(data=DataConfig(**data))
 
 
 @pytest.fixture
@@ -367,11 +366,10 @@ def test_processes_decode_what_threads_do(folder, iterate, mode, tmp_path):
 KILLED = """
   import multiprocessing, os, signal, sys
   from dpr_jax.train.input_pipeline import make_iterator
-  from dpr_jax.train.config import default_config
+  from dpr_jax.train.config import DataConfig, TrainingConfig
 
   if __name__ == "__main__":
-    config = default_config()
-    config.data.update({"size": 16, "workers": 1})
+    config = TrainingConfig(data=DataConfig(size=16, workers=1))
     iterator = make_iterator(config, sys.argv[1], "train", batch_size=2, seed=0)
     next(iterator)
     print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
@@ -406,10 +404,9 @@ def test_tensorflow_is_not_imported(folder):
   program = f"""
     import sys
     from dpr_jax.train.input_pipeline import make_iterator
-    from dpr_jax.train.config import default_config
+    from dpr_jax.train.config import DataConfig, TrainingConfig
 
-    config = default_config()
-    config.data.size = {SIZE}
+    config = TrainingConfig(data=DataConfig(size={SIZE}))
     iterator = make_iterator(config, sys.argv[1], "train", batch_size=2, seed=0)
     next(iterator), next(iterator)
     assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_datasets")]

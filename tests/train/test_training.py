@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.light.light import Light, as_told
@@ -22,7 +20,7 @@ from dpr_jax.network.encoding import ALL_SKIPS
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.network.ratio_network import RatioHourglassNet, light_numbers
 from dpr_jax.train import step as training
-from dpr_jax.train.config import default_config
+from dpr_jax.train.config import OnlineConfig, TrainingConfig, check_config, default_config
 from dpr_jax.train.discriminator import PatchDiscriminator
 from dpr_jax.train.step import Stage, create_train_state, data_mesh, make_train_step, shard_batch, stage_at
 from dpr_jax.train.views import Faces, Views, relight_faces
@@ -109,22 +107,18 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
-def compiled(config_json, mesh, online):
-  """A compiled step for the first stage of a config."""
-  config = ConfigDict(json.loads(config_json))
+def compiled_step(config, mesh):
+  """A compiled step for the first stage of a frozen config."""
   count, size = config.batch_size, config.data.size
+  online = config.data.mode == "online"
   batch = shard_batch(some_faces(count=count, size=size) if online else some_views(count=count), mesh)
   state = create_train_state(config, mesh)
   return make_train_step(config, mesh).lower(state, batch, stage_at(0, config)).compile(COMPILER_OPTIONS)
 
 
-def compiled_step(config, mesh):
-  return compiled(config.to_json(), mesh, config.data.mode == "online")
-
-
 def run(config, batches):
   """States (the first one included) and metrics of a step for each batch, as NumPy."""
-  mesh = data_mesh()
+  mesh, config = data_mesh(), check_config(config)
   state, step = create_train_state(config, mesh), compiled_step(config, mesh)
   states, metrics = [jax.device_get(state)], []
   for batch in batches:
@@ -268,7 +262,7 @@ def test_the_discriminator_learns_on_the_same_fakes(overfit):
 
 
 def lowered(config, stage):
-  mesh = data_mesh()
+  mesh, config = data_mesh(), check_config(config)
   state, batch = create_train_state(config, mesh), shard_batch(some_views(), mesh)
   return make_train_step(config, mesh).lower(state, batch, stage)
 
@@ -297,7 +291,7 @@ def test_what_is_off_costs_nothing_and_is_not_reported():
 
   plain = small_config()
   plain.loss.adversarial = plain.loss.feature = plain.loss.light = 0.0
-  state = create_train_state(plain, data_mesh())
+  state = create_train_state(check_config(plain), data_mesh())
   assert state.discriminator_params is None
   assert state.discriminator_optimizer_state is None
   fewer, terms = flops(plain, 10**6)
@@ -307,7 +301,7 @@ def test_what_is_off_costs_nothing_and_is_not_reported():
 
 def test_the_state_is_used_up():
   # All leaves have buffers of their own: one that is given away twice is refused.
-  state = create_train_state(small_config(), data_mesh())
+  state = create_train_state(check_config(small_config()), data_mesh())
   leaves = jax.tree.leaves(state)
   assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
   info = lowered(small_config(), stage_at(0, small_config())).args_info[0]
@@ -356,7 +350,7 @@ def test_lights_are_drawn_from_seed_and_step():
 
 @jax.jit
 def views_of(key, faces, original_share, lamp_share):
-  return relight_faces(key, faces, SimpleNamespace(original_share=original_share, lamp_share=lamp_share))
+  return relight_faces(key, faces, OnlineConfig(original_share, lamp_share))
 
 
 def drawing(key, faces, online):
@@ -442,6 +436,7 @@ config = t.small_config()
 config.batch_size, config.accumulate, config.data.mode, config.online.lamp_share = 16, 2, "online", 0.5
 # Parameters without gradient (a bias before batch norm) take steps of this size along rounding errors.
 config.optimizer.learning_rate = config.optimizer.discriminator_learning_rate = 1e-4
+config = t.check_config(config)
 faces = t.some_faces(count=16)
 found = []
 for count in (1, 8):
@@ -516,7 +511,7 @@ def test_the_seed_decides_the_start():
   def first(seed):
     config = small_config()
     config.seed = seed
-    return jax.tree.leaves(jax.device_get(create_train_state(config, data_mesh()).params))
+    return jax.tree.leaves(jax.device_get(create_train_state(check_config(config), data_mesh()).params))
 
   one, again, other = first(1), first(1), first(2)
   assert all((a == b).all() for a, b in zip(one, again, strict=True))
@@ -544,7 +539,7 @@ def started_from(name, **fields):
     config = ratio_config()
     config.network.init = "runs/first"
   config.network.update(fields)
-  state = jax.device_get(create_train_state(config, data_mesh()))
+  state = jax.device_get(create_train_state(check_config(config), data_mesh()))
   return variables_of(state), state.ema
 
 
@@ -592,12 +587,11 @@ def test_init_names_weights_that_are_missing():
   config = small_config()
   config.network.init = "nowhere/at/all"
   with pytest.raises(BadInput, match="nowhere/at/all"):
-    create_train_state(config, data_mesh())
+    create_train_state(check_config(config), data_mesh())
 
 
 def test_a_config_that_does_not_fit_the_devices_is_refused():
-  config = small_config()
-  config.accumulate = 3
+  config = TrainingConfig(batch_size=4, accumulate=3)
   with pytest.raises(BadInput, match="batch_size"):
     make_train_step(config, data_mesh())
   with pytest.raises(BadInput, match="batch_size"):

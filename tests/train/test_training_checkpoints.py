@@ -17,7 +17,7 @@ import pytest
 from dpr_jax.base.errors import BadInput
 from dpr_jax.train import checkpoints as training_checkpoints
 from dpr_jax.train.checkpoints import Checkpoints, as_json, changed_fields, check_same_model, claim_workdir, read_config
-from dpr_jax.train.config import default_config
+from dpr_jax.train.config import TrainingConfig, check_config, default_config
 from dpr_jax.train.step import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,12 +53,12 @@ def assert_same(first, second):
 @pytest.fixture
 def saved(tmp_path) -> Path:
   """A workdir with the checkpoints of steps 2 and 3, after as many draws from the input."""
-  training_checkpoints.write_config(tmp_path, default_config())
+  training_checkpoints.write_config(tmp_path, TrainingConfig())
   iterator = numbers()
   with Checkpoints(tmp_path, keep=2) as checkpoints:
     for step in (1, 2, 3):
       next(iterator)
-      checkpoints.save(step, state_of(step), iterator, default_config())
+      checkpoints.save(step, state_of(step), iterator, TrainingConfig())
   return tmp_path
 
 
@@ -70,7 +70,7 @@ def test_what_was_saved_comes_back_and_old_ones_go(saved):
     assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["2", "3"]
     assert_same(checkpoints.restore(3, state_of(0)), state_of(3))
     assert_same(checkpoints.restore(2, state_of(0)), state_of(2))
-    assert checkpoints.config(3) == as_json(default_config())
+    assert checkpoints.config(3) == as_json(TrainingConfig())
     iterator = numbers()
     checkpoints.restore_iterator(3, iterator)
     assert next(iterator) == drawn[3]
@@ -91,7 +91,7 @@ def test_a_state_may_be_overwritten_as_soon_as_save_returns(tmp_path):
   with Checkpoints(tmp_path, keep=5) as checkpoints:
     for step in range(1, 6):
       state = add(state)
-      checkpoints.save(step, state, iterator, default_config())
+      checkpoints.save(step, state, iterator, TrainingConfig())
     for step in range(1, 6):
       checkpoints.wait()
       restored = checkpoints.restore(step, state)
@@ -101,7 +101,7 @@ def test_a_state_may_be_overwritten_as_soon_as_save_returns(tmp_path):
 
 def test_without_a_discriminator_nothing_is_saved_of_it(tmp_path):
   with Checkpoints(tmp_path, keep=1) as checkpoints:
-    checkpoints.save(1, state_of(1, discriminator=False), numbers(), default_config())
+    checkpoints.save(1, state_of(1, discriminator=False), numbers(), TrainingConfig())
     checkpoints.wait()
     assert_same(checkpoints.restore(1, state_of(0, discriminator=False)), state_of(1, discriminator=False))
     with pytest.raises(BadInput, match=r"discriminator_optimizer_state/0/conv/kernel is missing there, \[4, 4\] here"):
@@ -152,7 +152,7 @@ def test_a_config_that_is_none_is_one_line(tmp_path, content):
 def changed(**fields) -> dict:
   config = default_config()
   config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-  return as_json(config)
+  return as_json(check_config(config))
 
 
 @pytest.mark.parametrize(
@@ -202,25 +202,25 @@ def test_a_workdir_is_claimed_by_one_run_at_a_time(tmp_path):
   with claim_workdir(tmp_path):
     with pytest.raises(BadInput, match="another run is training there"), claim_workdir(tmp_path):
       pass
-    training_checkpoints.write_config(tmp_path, default_config())
+    training_checkpoints.write_config(tmp_path, TrainingConfig())
   (tmp_path / ".0123456789abcdef.json").touch()  # left over by a kill
   with claim_workdir(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
-  assert json.loads((tmp_path / "config.json").read_text()) == as_json(default_config())
+  assert json.loads((tmp_path / "config.json").read_text()) == as_json(TrainingConfig())
 
 
 # Writes checkpoints of 8 MB without end.
 _WRITER = """
 import sys
 from pathlib import Path
-from tests.train.test_training_checkpoints import Checkpoints, default_config, numbers, state_of
+from tests.train.test_training_checkpoints import Checkpoints, TrainingConfig, numbers, state_of
 from dpr_jax.base.errors import BadInput
 try:
   with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
     step = checkpoints.latest or 0
     while True:
       step += 1
-      checkpoints.save(step, state_of(step, side=500), numbers(), default_config())
+      checkpoints.save(step, state_of(step, side=500), numbers(), TrainingConfig())
       print(step, flush=True)
 except BadInput as error:
   print(error)
@@ -244,9 +244,9 @@ def kill_while_writing(workdir: Path, times: int) -> int:
       latest = checkpoints.latest
       assert_same(checkpoints.restore(latest, state_of(0, side=500)), state_of(latest, side=500))
       checkpoints.restore_iterator(latest, numbers())
-      assert checkpoints.config(latest) == as_json(default_config())
+      assert checkpoints.config(latest) == as_json(TrainingConfig())
   with Checkpoints(workdir, keep=2) as checkpoints:
-    checkpoints.save(latest + 1, state_of(latest + 1, side=500), numbers(), default_config())
+    checkpoints.save(latest + 1, state_of(latest + 1, side=500), numbers(), TrainingConfig())
   assert {path.name for path in (workdir / "checkpoints").iterdir()} <= {str(latest + step) for step in (-1, 0, 1)}
   return torn
 

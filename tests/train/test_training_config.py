@@ -1,12 +1,13 @@
 """Every field of a training run is checked, and a wrong one is named."""
 
+import dataclasses
 import json
 
 import pytest
 from ml_collections import ConfigDict
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.train.config import _CHOICES, check_config, default_config
+from dpr_jax.train.config import _CHOICES, TrainingConfig, check_config, default_config
 
 
 def fields(config, prefix=""):
@@ -49,7 +50,20 @@ def test_whole_numbers_pass_as_floats_and_lists_as_tuples():
 
 
 def test_a_config_survives_json():
-  check_config(ConfigDict(json.loads(default_config().to_json())))
+  assert check_config(ConfigDict(json.loads(default_config().to_json()))) == TrainingConfig()
+
+
+def test_what_is_checked_is_frozen_and_has_the_types_of_the_fields():
+  config = changed(loss__light=2, skip_steps=[0, 1, 1, 7], data__folder="a", data__others=["b"])
+  frozen = check_config(config)
+  assert (frozen.loss.light, type(frozen.loss.light), frozen.skip_steps) == (2.0, float, (0, 1, 1, 7))
+  assert frozen.data.others == ("b",)
+  config.loss.image = 3.0
+  assert frozen.loss.image == 1.0
+  for section in (frozen, frozen.loss):
+    for field in dataclasses.fields(section):
+      with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(section, field.name, 1)
 
 
 @pytest.mark.parametrize(
