@@ -112,3 +112,50 @@ def test_gradients_are_finite_and_reach_light_and_shape():
     assert np.isfinite(leaf).all()
   for leaf in (of_normal, of_skin, of_light.soft[0, :4], of_light.irradiance):
     assert (np.abs(leaf) > 0).any()
+
+
+def believed(lit, luminance, normal=NORMAL, skin=SKIN):
+  """Doubt, and the shading as far as it is believed."""
+  plain = face_shading(normal, BALL, skin, lit)
+  doubt = shading.shadow_doubt(luminance, plain[..., 0], skin)
+  return np.asarray(doubt), np.asarray(shading.believed_shading(plain, skin, doubt))
+
+
+def test_a_shadow_that_the_photo_has_is_believed():
+  """However the skin is mottled, up to a fifth brighter than in the middle; a beard is dark in any light."""
+  lit = lamp(60, 20)
+  plain = np.asarray(face_shading(NORMAL, BALL, SKIN, lit))
+  for albedo in (0.4, 0.4 * np.random.default_rng(0).choice([0.3, 1, 1, 1.15], (SIDE, SIDE))):
+    doubt, shaded = believed(lit, albedo * plain[..., 0])
+    assert doubt[DISC].max() < 1e-5
+    np.testing.assert_allclose(shaded[DISC], plain[DISC], rtol=1e-4)
+
+
+def test_a_shadow_that_the_photo_denies_is_not_divided_by():
+  """The shape has a pit, and a shadow in it, where the photo is as bright as around it."""
+  lit, true = lamp(60, 20), np.asarray(face_shading(NORMAL, BALL, SKIN, lamp(60, 20)))[..., 0]
+  normal = NORMAL.copy()
+  normal[14:18, 8:12] = np.float32([1, -0.2, -0.3]) / np.linalg.norm([1, -0.2, -0.3])
+  luminance = np.float32(0.4 * true)
+  plain = np.asarray(face_shading(normal, BALL, SKIN, lit))
+  doubt, shaded = believed(lit, luminance, normal)
+  pit = np.s_[14:18, 8:12]
+  assert (0.4 * true / plain[..., 0])[pit].min() > 2  # what albedo would have to be, at 0.4 around
+  assert doubt[pit].min() > 0.5
+  mean = np.average(plain[..., 0], weights=SKIN)
+  assert (luminance / shaded[..., 0])[pit].max() < max(0.55, 1.05 * (luminance / mean)[pit].max())
+  # Under even light it does not glow.
+  even = np.asarray(face_shading(normal, BALL, SKIN, light.even_light(0.8)))
+  relit = luminance * np.asarray(shading.believed_shading(even, SKIN, doubt) / shaded)[..., 0]
+  around = np.median(relit[DISC])
+  glowing = (luminance * even[..., 0] / plain[..., 0])[pit]
+  assert relit[pit].max() < 2 * around
+  assert glowing.min() > 1.5 * relit[pit].max()
+
+
+def test_what_is_not_believed_is_the_mean_over_the_skin():
+  plain = np.asarray(face_shading(NORMAL, BALL, SKIN, lamp(60, 20)))
+  everywhere = np.asarray(shading.believed_shading(plain, SKIN, np.ones((SIDE, SIDE), np.float32)))
+  np.testing.assert_allclose(everywhere, plain[DISC].mean(), rtol=1e-4)
+  nowhere = shading.believed_shading(plain, SKIN, np.zeros((SIDE, SIDE), np.float32))
+  np.testing.assert_array_equal(nowhere, plain)
