@@ -55,7 +55,8 @@ def parts() -> dict[str, Part]:
     seen = network.apply(params, values["luminance"], method="encode", surface=surface)
     light = {f"source_{name}": part for name, part in seen.light._asdict().items()}
     shape = seen.shape
-    return {"normal": shape.normal, "depth": shape.depth, "skin": shape.skin, "shading": seen.shading, **light}
+    parts = {name: getattr(shape, name) for name in ("normal", "depth", "skin", "doubt")}
+    return {**parts, "shading": seen.shading, **light}
 
   surface = {f"surface_{name}": (1, cells, cells, 3 if name == "normal" else 1) for name in Surface._fields}
   return {

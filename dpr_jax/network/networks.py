@@ -90,6 +90,7 @@ def network_for(variables: Any, dtype: jnp.dtype | None = None) -> "Network":
 
   traits = traits_of(variables)
   if traits.light_channels is None:
-    return RatioHourglassNet(base_filters=traits.base_filters, dtype=dtype)
+    knows_surfaces = "surface_head" in variables["params"]
+    return RatioHourglassNet(base_filters=traits.base_filters, dtype=dtype, knows_surfaces=knows_surfaces)
   network = HourglassNet1024 if traits.name == "HourglassNet1024" else HourglassNet
   return network(base_filters=traits.base_filters, light_channels=traits.light_channels, gray=traits.gray, dtype=dtype)

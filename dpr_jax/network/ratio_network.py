@@ -18,7 +18,7 @@ from dpr_jax.image import color
 from dpr_jax.light import exposure, light, sh, shadows
 from dpr_jax.light.fit import LOBE_HARMONICS, LOBES, fit_light, fit_lobes
 from dpr_jax.light.light import Light
-from dpr_jax.light.shading import face_shading
+from dpr_jax.light.shading import believed_shading, face_shading, shadow_doubt
 from dpr_jax.network.convolution import max_pool
 from dpr_jax.network.encoding import NUM_LEVELS
 from dpr_jax.network.hourglass import ResidualBlock, Stem, conv_layer
@@ -34,7 +34,9 @@ _LIGHT_HIDDEN = 128
 _LEARNT = 0.2
 # How much a surface that is known from elsewhere counts beside what the network sees.
 _SURFACE_SHARE = 0.5
+_SURFACE_FILTERS, _SURFACE_DEPTH_GAIN = 24, 10.0
 _LAMP_SIZES = (2.0, 40.0)  # degrees
+_TOWARDS_RIGHT = np.array([-1.0, 1.0, 1.0], np.float32)  # a direction in a mirror
 
 
 class RatioRelit(NamedTuple):
@@ -59,10 +61,12 @@ class RatioHourglassNet(nn.Module):
   Attributes:
     base_filters: channels at a quarter of the photo's resolution.
     dtype: compute type of the convolutions (bfloat16 on accelerators); all that is geometry or light is float32.
+    knows_surfaces: whether it has learnt what to make of a `Surface`; otherwise shape is the mean of both.
   """
 
   base_filters: int = 24
   dtype: jnp.dtype | None = None
+  knows_surfaces: bool = False
 
   native_size = 256
   size_multiple = _SHRINK * 2**NUM_LEVELS
@@ -86,6 +90,8 @@ class RatioHourglassNet(nn.Module):
     self.skin_head = MeanFaceHead(1, self.dtype)
     self.depth_head = DepthHead()
     self.light_head = LightHead()
+    if self.knows_surfaces:
+      self.surface_head = SurfaceHead(self.dtype)
 
   def encode(self, luminance: jax.Array, train: bool = False, surface: Surface | None = None) -> RatioEncoding:
     """Everything that does not depend on the target light.
@@ -96,7 +102,7 @@ class RatioHourglassNet(nn.Module):
     Args:
       luminance: `[B, H, W, 1]`, L / 100 in [0, 1]; H and W multiples of `size_multiple`.
       train: batch statistics of this batch instead of the running ones.
-      surface: of these faces, where more is known of it; the shape is then the mean of both.
+      surface: of these faces, where more is known of it than the photo shows.
 
     Raises:
       ValueError: wrong rank, channels or size.
@@ -106,11 +112,11 @@ class RatioHourglassNet(nn.Module):
     if any(side % self.size_multiple for side in luminance.shape[1:3]):
       raise ValueError(f"height and width must be multiples of {self.size_multiple}, not {luminance.shape[1:3]}")
     if train:
-      face, own, shape = self._see(luminance, train)
+      face, own, shape = self._see(luminance, train, surface)
     else:
-      face, own, shape = _mean_of_mirror_images(*self._see(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train))
-    if surface is not None:
-      shape = _mean_shape(shape, surface)
+      both = None if surface is None else jax.tree.map(lambda *pair: jnp.concatenate(pair), surface, _mirrored(surface))
+      seen = self._see(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train, both)
+      face, own, shape = _mean_of_mirror_images(*seen)
     bright, skin = _shrunk_luminance(shape.luminance)[..., 0], shape.skin[..., 0]
     if train:
       shading = render(shape, own)
@@ -119,9 +125,27 @@ class RatioHourglassNet(nn.Module):
       own = own._replace(soft=own.soft * factor[:, None, None], irradiance=own.irradiance * factor[:, None, None])
       return RatioEncoding(face, own, shape, shading * factor[:, None, None, None])
     own = fit_light(bright, shape.normal, shape.depth[..., 0], skin, own)
+    doubt = jax.vmap(shadow_doubt)(bright, render(shape, own)[..., 0], skin)
+    shape = shape._replace(doubt=doubt[..., None])
     return RatioEncoding(face, own, shape, render(shape, own))
 
-  def _see(self, luminance: jax.Array, train: bool) -> tuple[jax.Array, Light, Shape]:
+  def _see(self, luminance: jax.Array, train: bool, surface: Surface | None = None) -> tuple[jax.Array, Light, Shape]:
+    face, own, shape, features = self.see(luminance, train)
+    if self.knows_surfaces and self.is_initializing():
+      surface = Surface(shape.normal, shape.depth, shape.skin)
+    if surface is None:
+      return face, own, shape
+    if self.knows_surfaces:
+      return face, own, self.surface_head(shape, surface, features, train)
+    return face, own, _mean_shape(shape, surface)
+
+  def see(self, luminance: jax.Array, train: bool = False) -> tuple[jax.Array, Light, Shape, jax.Array]:
+    """What the network sees in photos `[B, H, W, 1]` by itself, each looked at once.
+
+    Returns:
+      Features at the bottleneck, light and shape, as `RatioEncoding` has them; and the features `[B, h, w, C]` by which
+      shape is seen.
+    """
     small = _shrink(luminance)
     # Where a pixel lies says much of its normal: faces are framed, if not always alike.
     place = jnp.broadcast_to(jnp.stack(_places(*small.shape[1:3]), axis=-1).astype(small.dtype), (*small.shape[:3], 2))
@@ -144,7 +168,8 @@ class RatioHourglassNet(nn.Module):
     fixed = jax.lax.stop_gradient(normal)
     depth = self.depth_head(fixed, place)
     own = self.light_head(_shrunk_luminance(luminance)[..., 0], fixed, jax.lax.stop_gradient(skin[..., 0]), face)
-    return face, own, Shape(luminance, framing, normal, depth, skin)
+    shape = Shape(luminance, framing, normal, depth, skin, jnp.zeros_like(skin))
+    return face, own, shape, jnp.concatenate([x, small], axis=-1)
 
   def log_ratio(self, encoding: RatioEncoding, target: Light, exposure_stops: float | None = None) -> jax.Array:
     """The natural logarithm of the ratio image: by how much linear light changes.
@@ -234,10 +259,11 @@ def light_numbers(lit: Light, unit: Light) -> jax.Array:
 
 
 def render(shape: Shape, lights: Light) -> jax.Array:
-  """`face_shading` of B faces under B lights (every part with a leading axis B), `[B, h, w, C]`."""
+  """Shading, as far as it is believed, of B faces under B lights (all parts with a leading axis B), `[B, h, w, C]`."""
   # Shape is taught by shapes alone: through light, pictures would teach it with far larger gradients.
-  normal, depth, skin = jax.lax.stop_gradient((shape.normal, shape.depth[..., 0], shape.skin[..., 0]))
-  return jax.vmap(face_shading)(normal, depth, skin, lights)
+  normal, depth, skin, doubt = jax.lax.stop_gradient((shape.normal, shape.depth, shape.skin, shape.doubt))
+  shading = jax.vmap(face_shading)(normal, depth[..., 0], skin[..., 0], lights)
+  return jax.vmap(believed_shading)(shading, skin[..., 0], doubt[..., 0])
 
 
 class FramingHead(nn.Module):
@@ -299,6 +325,46 @@ class DepthHead(nn.Module):
     mean_face = self.param("mean_face", nn.initializers.zeros_init(), (_MEAN_FACE_SIDE, _MEAN_FACE_SIDE, 1))
     factor = framing[:, 0, None, None, None]
     return shadows.depth_of_normals(normal)[..., None] + factor * _placed(mean_face, framing, *normal.shape[1:3])
+
+
+class SurfaceHead(nn.Module):
+  """Joins what the network sees of a shape and what is known of it from elsewhere; float32.
+
+  The two err in different ways, and their mean less than either. By how much that mean is wrong, and where, is learnt
+  from shapes that are known exactly.
+
+  Attributes:
+    dtype: see `RatioHourglassNet`.
+  """
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, shape: Shape, surface: Surface, features: jax.Array, train: bool) -> Shape:
+    """`shape` with other normals and depth; `features` `[B, h, w, C]` are what it was seen by."""
+
+    def block(features: int, x: jax.Array) -> jax.Array:
+      return ResidualBlock(features, batch_norm=True, dtype=self.dtype)(x, train)
+
+    known = surface.weight
+    apart = _SURFACE_DEPTH_GAIN * known * (_level(surface, shape.depth) - shape.depth)
+    x = [shape.normal, known * surface.normal, known, apart, shape.skin, features]
+    x, skips = jnp.concatenate(jax.lax.stop_gradient(x), axis=-1), []
+    for _ in range(2):
+      x = block(_SURFACE_FILTERS, x)
+      skips.append(x)
+      x = max_pool(x)
+    x = block(_SURFACE_FILTERS, block(2 * _SURFACE_FILTERS, x))
+    for skip in reversed(skips):
+      x = block(_SURFACE_FILTERS, skip + jax.image.resize(x, skip.shape, "linear"))
+    lacking = conv_layer(4, 3, "lacking", train, self.dtype, kernel_init=nn.initializers.zeros_init())(x)
+    lacking = lacking.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = _mean_shape(shape, surface)
+    normal = mean.normal + lacking[..., :3]
+    return mean._replace(
+      normal=normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True) + 1e-9),
+      depth=mean.depth + lacking[..., 3:] / _SURFACE_DEPTH_GAIN,
+    )
 
 
 class LightHead(nn.Module):
@@ -366,13 +432,22 @@ def _mean_shape(shape: Shape, surface: Surface) -> Shape:
   """What the network sees and what is known beside: they err in different ways, and their mean less than either."""
   share = _SURFACE_SHARE * surface.weight
   normal = (1 - share) * shape.normal + share * surface.normal
-  # Each depth has an unknown zero.
-  apart = ((shape.depth - surface.depth) * surface.weight).sum((1, 2), keepdims=True)
-  apart /= surface.weight.sum((1, 2), keepdims=True) + 1e-6
   return shape._replace(
     normal=normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True)),
-    depth=(1 - share) * shape.depth + share * (surface.depth + apart),
+    depth=(1 - share) * shape.depth + share * _level(surface, shape.depth),
   )
+
+
+def _level(surface: Surface, depth: jax.Array) -> jax.Array:
+  """The depth of a surface from the zero of another depth, where each has an unknown one."""
+  apart = ((depth - surface.depth) * surface.weight).sum((1, 2), keepdims=True)
+  return surface.depth + apart / (surface.weight.sum((1, 2), keepdims=True) + 1e-6)
+
+
+def _mirrored(surface: Surface) -> Surface:
+  """What is known of the mirror image."""
+  normal, depth, weight = (jnp.flip(part, 2) for part in surface)
+  return Surface(normal * _TOWARDS_RIGHT[None, None, None], depth, weight)
 
 
 def _mean_of_mirror_images(face: jax.Array, own: Light, shape: Shape) -> tuple[jax.Array, Light, Shape]:
@@ -387,9 +462,8 @@ def _mean_of_mirror_images(face: jax.Array, own: Light, shape: Shape) -> tuple[j
   def flip(array):
     return jnp.flip(array, 2)
 
-  towards_right = jnp.array([-1.0, 1.0, 1.0], jnp.float32)
-  normal = both(shape.normal, lambda array: flip(array) * towards_right[None, None, None])
-  lamp = both(own.towards * own.irradiance, lambda array: array * towards_right[None, None])
+  normal = both(shape.normal, lambda array: flip(array) * _TOWARDS_RIGHT[None, None, None])
+  lamp = both(own.towards * own.irradiance, lambda array: array * _TOWARDS_RIGHT[None, None])
   irradiance = jnp.sqrt(jnp.sum(jnp.square(lamp), axis=-1, keepdims=True) + 1e-6)
   return (
     jnp.split(face, 2)[0],
@@ -405,5 +479,6 @@ def _mean_of_mirror_images(face: jax.Array, own: Light, shape: Shape) -> tuple[j
       normal=normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True)),
       depth=both(shape.depth, flip),
       skin=both(shape.skin, flip),
+      doubt=both(shape.doubt, flip),
     ),
   )

@@ -16,6 +16,8 @@ class Shape(NamedTuple):
     normal: `[B, h, w, 3]`, unit, axes of `dpr_jax.light.sh`.
     depth: `[B, h, w, 1]`, height towards the viewer in shares of the side, from an unknown zero.
     skin: `[B, h, w, 1]`, how likely each pixel is to be a face's, in [0, 1].
+    doubt: `[B, h, w, 1]`, how little the shading by this shape is to be believed, in [0, 1]: see
+      `shading.shadow_doubt`.
   """
 
   luminance: jax.Array
@@ -23,6 +25,7 @@ class Shape(NamedTuple):
   normal: jax.Array
   depth: jax.Array
   skin: jax.Array
+  doubt: jax.Array
 
 
 class Surface(NamedTuple):

@@ -117,7 +117,8 @@ def _halves_of_ours(network: RatioHourglassNet, params: Any, lamps: int) -> tupl
 
   def decode(values: Arrays) -> Arrays:
     target = Light(*(values[f"target_{name}"] for name in Light._fields))
-    shape = Shape(values["luminance"], target.size, values["normal"], values["depth"], values["skin"])
+    seen = (values[name] for name in ("normal", "depth", "skin", "doubt"))
+    shape = Shape(values["luminance"], target.size, *seen)
     # Neither framing, features nor the source light are read.
     encoding = RatioEncoding(values["shading"], target, shape, values["shading"])
     ratio = network.apply(params, encoding, target, method="log_ratio")

@@ -13,7 +13,7 @@ import numpy as np
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import exposure, sh, shadows
 from dpr_jax.light.light import Light, luminance
-from dpr_jax.light.shading import face_shading
+from dpr_jax.light.shading import believed_shading, face_shading
 from dpr_jax.network import traced
 from dpr_jax.network.shape import Shape
 from dpr_jax.portrait.faces import Framing
@@ -40,6 +40,7 @@ class PersonShape(NamedTuple):
     normal: `[N, N, 3]`, unit, axes of `dpr_jax.light.sh` in the photo (not of a head that leans).
     depth: `[N, N]`, height towards the viewer in shares of N cells.
     skin: `[N, N]`, how likely each cell is to be the face's, in [0, 1].
+    doubt: `[N, N]`, how little the shading is to be believed, in [0, 1].
     inside: `[N, N]` float32, 1 where the cell is the person's, else 0.
     known: `[N, N]` float32, how much of the shape is the network's, in [0, 1].
   """
@@ -48,6 +49,7 @@ class PersonShape(NamedTuple):
   normal: np.ndarray
   depth: np.ndarray
   skin: np.ndarray
+  doubt: np.ndarray
   inside: np.ndarray
   known: np.ndarray
 
@@ -70,7 +72,8 @@ def person_shape(matte: Matte, framing: Framing, seen: Shape) -> PersonShape:
   # What the photo cuts off goes on.
   inside = cv2.copyMakeBorder(inside, 0, SIDE - size[1], 0, SIDE - size[0], cv2.BORDER_REPLICATE)
 
-  normal, depth, skin = (np.asarray(part)[0] for part in (seen.normal, seen.depth[..., 0], seen.skin[..., 0]))
+  normal = np.asarray(seen.normal)[0]
+  depth, skin, doubt = (np.asarray(part)[0, ..., 0] for part in (seen.depth, seen.skin, seen.doubt))
   shrink = framing.size / len(depth)
   to_square = framing.index_matrix / shrink
   to_square[:, 2] += (1 / shrink - 1) / 2
@@ -94,7 +97,8 @@ def person_shape(matte: Matte, framing: Framing, seen: Shape) -> PersonShape:
   inside = (inside > 0.5).astype(np.float32)
   depth = cv2.GaussianBlur(np.asarray(depth), (0, 0), _DEPTH_BLUR, borderType=cv2.BORDER_REPLICATE)
   depth = np.where(inside > 0, depth, np.float32(_NOTHING))
-  return PersonShape(matrix, np.asarray(normal), depth, warp_to_person(skin, cv2.BORDER_CONSTANT), inside, known)
+  skin, doubt = (warp_to_person(each, cv2.BORDER_CONSTANT) for each in (skin, doubt))
+  return PersonShape(matrix, np.asarray(normal), depth, skin, doubt, inside, known)
 
 
 def edge_weight(side: int) -> np.ndarray:
@@ -124,13 +128,13 @@ def _composed(
 
 
 @jax.jit
-def _shaded(normal: jax.Array, depth: jax.Array, skin: jax.Array, lit: Light) -> jax.Array:
-  return face_shading(normal, depth, skin, lit)
+def _shaded(normal: jax.Array, depth: jax.Array, skin: jax.Array, doubt: jax.Array, lit: Light) -> jax.Array:
+  return believed_shading(face_shading(normal, depth, skin, lit), skin, doubt)
 
 
 def shading(shape: PersonShape, light: Light) -> np.ndarray:
-  """`face_shading` of a person under a light in the photo's coordinates, `[N, N, C]`."""
-  return np.asarray(traced.call(_shaded, shape.normal, shape.depth, shape.skin, light))
+  """The shading of a person, as far as it is believed, under a light in the photo's coordinates, `[N, N, C]`."""
+  return np.asarray(traced.call(_shaded, shape.normal, shape.depth, shape.skin, shape.doubt, light))
 
 
 @jax.jit

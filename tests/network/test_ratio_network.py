@@ -1,5 +1,6 @@
 """Our network: what its structure promises whatever was learnt, and its parts against closed forms."""
 
+import dataclasses
 import functools
 
 import cv2
@@ -13,8 +14,9 @@ from dpr_jax.image import color
 from dpr_jax.light import exposure, light, sh, shadows
 from dpr_jax.light.fit import LOBES, fit_lobes
 from dpr_jax.light.light import Light
-from dpr_jax.light.shading import face_shading
+from dpr_jax.light.shading import believed_shading, face_shading
 from dpr_jax.network import ratio_network
+from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import (
   DepthHead,
   FramingHead,
@@ -80,7 +82,8 @@ def test_call_is_encode_then_decode(seen):
   assert relit.face.shape == seen.face.shape == (2, HEIGHT // 64, WIDTH // 64, 16)
   assert jax.tree.map(np.shape, relit.source_light) == Light((2, 1, 9), (2, 1, 3), (2, 1, 1), (2, 1))
   small = (2, HEIGHT // 4, WIDTH // 4)
-  assert jax.tree.map(np.shape, seen.shape) == Shape(PHOTOS.shape, (2, 3), (*small, 3), (*small, 1), (*small, 1))
+  one = (*small, 1)
+  assert jax.tree.map(np.shape, seen.shape) == Shape(PHOTOS.shape, (2, 3), (*small, 3), one, one, one)
   np.testing.assert_array_equal(seen.shape.luminance, PHOTOS)
   np.testing.assert_allclose(np.linalg.norm(seen.shape.normal, axis=-1), 1, atol=1e-5)
   assert seen.shape.normal[..., 1].max() < 0  # what one sees faces the camera
@@ -95,7 +98,7 @@ def test_a_mirrored_photo_has_mirrored_shape_and_light(seen):
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
   # At another place in a batch, XLA may sum in another order.
   np.testing.assert_allclose(other.shape.normal, seen.shape.normal[:, :, ::-1] * [-1, 1, 1], atol=1e-4)
-  for name in ("depth", "skin"):
+  for name in ("depth", "skin", "doubt"):
     np.testing.assert_allclose(getattr(other.shape, name), getattr(seen.shape, name)[:, :, ::-1], atol=1e-5)
   np.testing.assert_allclose(other.shape.framing, seen.shape.framing * np.float32([1, -1, 1]), atol=1e-5)
 
@@ -112,6 +115,19 @@ def test_under_its_own_light_a_photo_stays_as_it_is(seen):
   np.testing.assert_allclose(log_ratio(seen, seen.light), 0, atol=1e-4)
   np.testing.assert_allclose(decode(seen, seen.light), PHOTOS, atol=1e-4)
   assert np.abs(log_ratio(seen, TARGET)).max() > 0.3
+
+
+@jax.jit
+def _see(photos):
+  return NETWORK.apply(VARIABLES, photos, method="see")[2]
+
+
+def see(photos):
+  return jax.device_get(_see(photos))
+
+
+def unit(vectors):
+  return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def tilted(weight):
@@ -133,8 +149,12 @@ def test_a_known_surface_is_half_of_the_shape(seen):
   surface = tilted(weight)
   mixed = jax.device_get(encode_knowing(surface))
   inside = weight > 0
-  half = seen.shape.normal[:, inside] + surface.normal[:, inside]
-  half /= np.linalg.norm(half, axis=-1, keepdims=True)
+  # Photo and mirror image are looked at apart.
+  looks = see(np.concatenate([PHOTOS, PHOTOS[:, :, ::-1]])).normal
+  turned = np.float32([-1, 1, 1])
+  looks = looks[:2], looks[2:, :, ::-1] * turned
+  half = sum(unit(look[:, inside] + surface.normal[:, inside]) for look in looks)
+  half = unit(half)
   np.testing.assert_allclose(mixed.shape.normal[:, inside], half, atol=1e-4)
   np.testing.assert_allclose(mixed.shape.normal[:, ~inside], seen.shape.normal[:, ~inside], atol=1e-4)
   np.testing.assert_allclose(mixed.shape.depth[:, ~inside], seen.shape.depth[:, ~inside], atol=1e-4)
@@ -157,7 +177,9 @@ def luminance_seen(photo):
 
 def shading_of(encoding, b, lights):
   shape, lit = encoding.shape, jax.tree.map(lambda part: np.asarray(part)[b], lights)
-  return np.asarray(face_shading(shape.normal[b], shape.depth[b, ..., 0], shape.skin[b, ..., 0], lit))
+  normal, depth, skin, doubt = (part[b] for part in (shape.normal, shape.depth, shape.skin, shape.doubt))
+  shading = face_shading(normal, depth[..., 0], skin[..., 0], lit)
+  return np.asarray(believed_shading(shading, skin[..., 0], doubt[..., 0]))
 
 
 def test_while_training_a_light_is_as_bright_as_the_key_of_the_photo():
@@ -235,6 +257,45 @@ def test_the_skin_keeps_the_key_of_the_photo(seen, colour):
     np.testing.assert_allclose(factor[b].mean(), gain, atol=1e-3)
 
 
+KNOWING = dataclasses.replace(NETWORK, knows_surfaces=True)
+KNOWING_VARIABLES = random_variables(KNOWING)
+
+
+def test_what_has_learnt_nothing_of_surfaces_takes_the_mean():
+  """The head begins as the mean of network and surface."""
+  weight = np.zeros((HEIGHT // 4, WIDTH // 4))
+  weight[8:24, 4:12] = 0.7
+  surface = tilted(weight)
+  assert network_for(KNOWING_VARIABLES).knows_surfaces
+  assert not network_for(VARIABLES).knows_surfaces
+  untaught = jax.tree.map(np.zeros_like, KNOWING_VARIABLES["params"]["surface_head"])
+  variables = {
+    "params": VARIABLES["params"] | {"surface_head": untaught},
+    "batch_stats": KNOWING_VARIABLES["batch_stats"] | VARIABLES["batch_stats"],
+  }
+  encode_untaught = jax.jit(lambda surface: KNOWING.apply(variables, PHOTOS, surface=surface, method="encode"))
+  mean, untaught = (jax.device_get(function(surface)).shape for function in (encode_knowing, encode_untaught))
+  np.testing.assert_allclose(untaught.normal, mean.normal, atol=1e-4)
+  np.testing.assert_allclose(untaught.depth, mean.depth, atol=1e-4)
+
+
+def test_a_mirrored_photo_with_its_mirrored_surface_has_the_mirrored_shape():
+  weight = np.zeros((HEIGHT // 4, WIDTH // 4))
+  weight[8:24, 2:9] = 1
+  surface = tilted(weight)
+  encode_taught = jax.jit(
+    lambda photos, surface: KNOWING.apply(KNOWING_VARIABLES, photos, surface=surface, method="encode").shape
+  )
+  shape = jax.device_get(encode_taught(PHOTOS, surface))
+  turned = Surface(*(part[:, :, ::-1] for part in surface))
+  turned = turned._replace(normal=turned.normal * np.float32([-1, 1, 1]))
+  other = jax.device_get(encode_taught(PHOTOS[:, :, ::-1], turned))
+  np.testing.assert_allclose(other.normal[:, :, ::-1] * np.float32([-1, 1, 1]), shape.normal, atol=1e-4)
+  np.testing.assert_allclose(other.depth[:, :, ::-1], shape.depth, atol=1e-4)
+  blank = jax.device_get(encode_taught(PHOTOS, tilted(0 * weight)))
+  assert np.abs(blank.normal - shape.normal).max() > 0.1
+
+
 def test_the_ratio_is_that_of_two_shadings():
   """Of a face that is known, seen large."""
   normal, disc = sh.sphere_normals(16)
@@ -245,7 +306,8 @@ def test_the_ratio_is_that_of_two_shadings():
     np.asarray(face_shading(normal, depth, skin, jax.tree.map(lambda part: part[0], each))) for each in (own, target)
   )
   photo = np.full((1, 64, 64, 1), 0.5, np.float32)
-  shape = Shape(photo, framing, *(each[None] for each in (normal, depth[..., None], skin[..., None])))
+  maps = (normal, depth[..., None], skin[..., None], 0 * skin[..., None])
+  shape = Shape(photo, framing, *(each[None] for each in maps))
   encoding = RatioEncoding(np.zeros((1, 1, 1, 16), np.float32), own, shape, before[None])
   found = np.asarray(apply(NETWORK, {}, encoding, target, method="log_ratio"))[0, ..., 0]
   expected = np.log(after / before)[..., 0]

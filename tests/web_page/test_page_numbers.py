@@ -17,7 +17,7 @@ from dpr_jax.image import color
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light import exposure, light, sh
 from dpr_jax.light.light import Light
-from dpr_jax.light.shading import face_shading
+from dpr_jax.light.shading import believed_shading, face_shading
 from dpr_jax.light.shadows import depth_of_normals
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.shape import RatioEncoding, Shape
@@ -83,21 +83,30 @@ def relief():
     normal=normal,
     depth=np.asarray(depth_of_normals(normal))[..., None],
     skin=skin[..., None],
+    doubt=np.clip(3 * normal[..., :1], 0, 1) * skin[..., None],  # all of one side
   )
+
+
+def shading(shape, lit):
+  """As far as it is believed."""
+  skin = shape.skin[..., 0]
+  plain = jax.jit(face_shading)(shape.normal, shape.depth[..., 0], skin, lit)
+  return np.asarray(believed_shading(plain, skin, shape.doubt[..., 0]))
 
 
 @pytest.mark.parametrize("name", LIGHTS)
 def test_shading_is_that_of_jax(name, relief):
-  expected = jax.jit(face_shading)(relief.normal, relief.depth[..., 0], relief.skin[..., 0], LIGHTS[name])
+  expected = shading(relief, LIGHTS[name])
   found = javascript(
     """
     const { faceShading, litShape } = await import("./shading.js");
-    const shape = litShape(floats(given.normal), floats(given.depth), floats(given.skin), 64);
+    const shape = litShape(...["normal", "depth", "skin", "doubt"].map((name) => floats(given[name])), 64);
     return faceShading(shape, given.light);
     """,
     normal=relief.normal,
     depth=relief.depth,
     skin=relief.skin,
+    doubt=relief.doubt,
     light=in_javascript(LIGHTS[name]),
   )
   found = np.moveaxis(np.reshape(found, (-1, CELLS, CELLS)), 0, -1)
@@ -109,9 +118,7 @@ def test_shading_is_that_of_jax(name, relief):
 def test_the_ratio_is_the_network_s(name, relief):
   """As `Portrait` puts a face under a light that was turned with its head, half a stop brighter."""
   roll, stops = 12.0, 0.5
-  own = np.asarray(
-    face_shading(relief.normal, relief.depth[..., 0], relief.skin[..., 0], studio_light(PRESETS["right"]))
-  )
+  own = shading(relief, studio_light(PRESETS["right"]))
   batch = Shape(*(part[None] for part in relief))
   target = Light(*(part[None] for part in light.rotate(LIGHTS[name], sh.roll(roll))))
   encoding = RatioEncoding(own[None], target, batch, own[None])
@@ -125,15 +132,16 @@ def test_the_ratio_is_the_network_s(name, relief):
   found = javascript(
     """
     const { FaceRatio } = await import("./ratio.js");
-    const { normal, depth, skin, shading, lightness, oval } = given;
-    const [face, names] = [{ roll: given.roll }, { normal, depth, skinWeight: skin, shading, lightness, skin: oval }];
-    for (const [name, numbers] of Object.entries(names)) face[name] = floats(numbers);
+    const { normal, depth, skin, doubt, shading, lightness, oval } = given;
+    const [face, names] = [{ roll: given.roll }, { normal, depth, skinWeight: skin, doubt, shading, lightness }];
+    for (const [name, numbers] of Object.entries({ ...names, skin: oval })) face[name] = floats(numbers);
     const ratio = new FaceRatio(face, 256, 64);
     return [ratio.logRatio(given.light, given.stops), ratio.lines(given.light, given.stops)];
     """,
     normal=relief.normal,
     depth=relief.depth,
     skin=relief.skin,
+    doubt=relief.doubt,
     shading=own,
     lightness=relief.luminance,
     oval=oval,

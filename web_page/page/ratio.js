@@ -20,13 +20,13 @@ export const WITHIN = [-7 * Math.LN2, 3.5 * Math.LN2];
 export class FaceRatio {
   /**
    * @param {object} face `lightness` L / 100 of the square, `skin` the oval of the face in it, `roll` degrees by which
-   *   the head leans; and of the network `normal`, `depth`, `skinWeight` and `shading` under the photo's own light.
+   *   the head leans; and of the network `normal`, `depth`, `skinWeight`, `doubt` and `shading` under its light.
    * @param {number} size side of the square.
    * @param {number} cells side of what the network gives.
    */
   constructor(face, size, cells) {
     [this.size, this.cells, this.roll] = [size, cells, face.roll];
-    this.shape = litShape(face.normal, face.depth, face.skinWeight, cells);
+    this.shape = litShape(face.normal, face.depth, face.skinWeight, face.doubt, cells);
     this.source = face.shading.map((value) => Math.log(value));
     this.guide = face.lightness;
     this.before = face.lightness.map(luminanceOfLightness);

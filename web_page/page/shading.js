@@ -16,9 +16,10 @@ const SMALLEST_LAMP = 20; // degrees
  * @param {Float32Array} normal three numbers a cell: unit normals.
  * @param {Float32Array} depth height towards the viewer in shares of the side.
  * @param {Float32Array} skin weights.
+ * @param {Float32Array} doubt how little the shading of each cell is believed, in [0, 1].
  * @param {number} side cells.
  */
-export function litShape(normal, depth, skin, side) {
+export function litShape(normal, depth, skin, doubt, side) {
   const basis = new Float32Array(9 * side * side);
   for (let k = 0; k < side * side; k++) {
     basis.set(harmonics(normal[3 * k], normal[3 * k + 1], normal[3 * k + 2]), 9 * k);
@@ -28,18 +29,18 @@ export function litShape(normal, depth, skin, side) {
   for (let row = 0; row < side; row++) {
     around.set(depth.subarray(row * side, (row + 1) * side), (row + reach) * (side + 2 * reach) + reach);
   }
-  return { normal, depth, skin, side, basis, around, reach };
+  return { normal, depth, skin, doubt, side, basis, around, reach };
 }
 
 /**
- * The irradiance of a face.
+ * The irradiance of a face, as far as it is believed, and else its mean over the skin.
  *
  * @param {object} shape from `litShape`.
  * @param {object} light see `lights.js`.
  * @returns {Float32Array[]} a number a cell for each channel of the light, positive.
  */
 export function faceShading(shape, light) {
-  const { normal, skin, side, basis } = shape;
+  const { normal, skin, doubt, side, basis } = shape;
   const seen = light.towards.map((towards, lamp) => {
     const lit = visibility(shape, towards, light.size[lamp]);
     for (let k = 0; k < lit.length; k++) {
@@ -62,7 +63,8 @@ export function faceShading(shape, light) {
       total += skin[k];
     }
     const back = (BOUNCE * sum) / (total + 1e-6) + LEAST;
-    return shading.map((value) => value + back);
+    const mean = (sum + back * total) / (total + 1e-6);
+    return shading.map((value, k) => value + back + doubt[k] * (mean - value - back));
   });
 }
 

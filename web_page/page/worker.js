@@ -59,6 +59,7 @@ async function encoded(networks, photo, landmarks, timed) {
     normal: seen.normal,
     depth: seen.depth,
     skinWeight: seen.skin,
+    doubt: seen.doubt,
     shading: seen.shading,
     source: roll(source, -framing.roll), // in the photo's coordinates
     weight,
