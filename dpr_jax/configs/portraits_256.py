@@ -15,11 +15,12 @@ python export_dataset.py --source=heads --count=1500 --size=256 --seed=1 --light
   --out=heads_256
 python train.py --config=portraits_256:default --workdir=runs/default --config.data.folder=dataset_256 \
   --config.data.others="('heads_256',)" --config.data.shares="(2, 1)"
-python export_weights.py --weights=runs/default --out=default.npz
+python train_surface_head.py --weights=runs/default --dataset=heads_256 --workdir=runs/surface --out=default.npz
 
 is the recipe of the weights `default`, from portraits to the file in the package: the ratio network, taught by faces
 under soft light and under lamps with cast shadows (`online.lamp_share`), and by shape, that of the fitted mesh on
-portraits and the exact one on rendered heads, without a discriminator. With 725 portraits and 1,500 heads it took two
+portraits and the exact one on rendered heads, without a discriminator; and what the landmarks of a face finder are
+worth, on the heads. With 725 portraits and 1,500 heads it took two
 hours and twenty minutes on two CPU cores that had other work beside. What it makes of real photos is in MODEL_CARD.md.
 
 Loss and Adam as in `dpr` where nothing else is said; everything else is ours.

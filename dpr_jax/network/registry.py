@@ -73,8 +73,8 @@ WEIGHTS = {
       licence="Apache-2.0",
       trained_on="799 official portraits of the Congress of the United States (public domain) and 1,500 rendered heads",
       file="default.npz",
-      sha256="6ecaa4c8924159415c31c3ea1232602014ddfcce3408753fbc1e17e7ad372f35",
-      scores={"si_mse": 12.1, "ssim": 0.687},
+      sha256="7d3c812de21535675d308491d947c47167084a58d449472df262ef8be21a643f",
+      scores={"si_mse": 11.6, "ssim": 0.692},
     ),
     Weights(
       name="official-512",
