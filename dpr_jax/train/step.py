@@ -130,7 +130,11 @@ def create_train_state(config: TrainingConfig, mesh: Mesh) -> TrainState:
   variables = _random_variables(network, rng, image, light)
   if config.network.init:
     weights = _fitting_weights(config.network.init, network)
-    variables = {collection: tree | weights[collection] for collection, tree in variables.items()}
+    # Weights may have more: a surface head, which is taught after all else.
+    variables = {
+      collection: {name: weights[collection].get(name, random) for name, random in tree.items()}
+      for collection, tree in variables.items()
+    }
   discriminator_params = None
   if config.loss.adversarial > 0:
     image = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 1), jnp.float32)

@@ -555,6 +555,15 @@ def test_init_takes_a_ratio_network(weights_of):
     assert_close(started, variables, rtol=0)
 
 
+def test_init_leaves_out_a_surface_head(weights_of):
+  """Which was taught by other features; a run that has it could not be resumed."""
+  variables = weights_of(RatioHourglassNet(base_filters=4, knows_surfaces=True))
+  assert "surface_head" in variables["params"]
+  for started in started_from("ratio"):
+    for collection in ("params", "batch_stats"):
+      assert started[collection].keys() == variables[collection].keys() - {"surface_head"}
+
+
 def test_init_gives_a_1024_network_the_trunk_of_a_512_one(weights_of):
   variables = weights_of(HourglassNet(base_filters=4))
   for started in started_from("1024"):
