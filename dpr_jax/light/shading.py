@@ -64,7 +64,7 @@ def shadow_doubt(luminance: jax.Array, shading: jax.Array, skin: jax.Array) -> j
     `[H, W]` in [0, 1]: the least share of the mean shading of the skin, in `believed_shading`, by which albedo stays in
     its bounds; 0 outside of shadows, and where there is no skin, as hair and clothes may be whiter.
   """
-  albedo = exposure.quantile(luminance / shading, skin, 0.5)
+  albedo = jnp.maximum(exposure.quantile(luminance / shading, skin, 0.5), _LEAST)  # a photo may be black
   least = luminance / (_BRIGHTEST_SKIN * albedo)
   mean = _mean(shading[..., None], skin)[..., 0]
   step = _SHADOW_STEP * mean

@@ -159,3 +159,11 @@ def test_what_is_not_believed_is_the_mean_over_the_skin():
   np.testing.assert_allclose(everywhere, plain[DISC].mean(), rtol=1e-4)
   nowhere = shading.believed_shading(plain, SKIN, np.zeros((SIDE, SIDE), np.float32))
   np.testing.assert_array_equal(nowhere, plain)
+
+
+def test_of_a_face_in_the_dark_something_is_known():
+  """More than half of its pixels are black, and some are not."""
+  luminance = np.where(np.arange(SIDE)[:, None] < 10, 0.3, np.zeros((SIDE, SIDE))).astype(np.float32)
+  doubt, shaded = believed(lamp(60, 20), luminance)
+  assert np.isfinite(doubt).all()
+  assert (shaded > 0).all()
