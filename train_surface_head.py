@@ -31,6 +31,8 @@ def main() -> None:
   for flag in (_VIEWS, _STEPS, _BATCH):
     if flag.value < 1:
       raise BadInput(f"--{flag.name} {flag.value}: must be at least 1")
+  if _SEED.value < 0:
+    raise BadInput(f"--seed {_SEED.value}: must not be negative")
   logging.set_verbosity(logging.INFO)
   from dpr_jax.base.cpu import keep_memory
   from dpr_jax.train.surface_head import make_surface_head

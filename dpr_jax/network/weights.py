@@ -101,8 +101,7 @@ def save_params(path: str | os.PathLike, params: dict[str, Any], *, overwrite: b
       half precision holds.
   """
   path = Path(path)
-  if path.suffix not in (_ARCHIVE, _SAFETENSORS):
-    raise BadInput(f"{path}: weights are written as {_ARCHIVE} or {_SAFETENSORS}")
+  check_ending(path)
   arrays = {}
   from flax import traverse_util  # half a second that reading the package's weights does without
 
@@ -116,6 +115,12 @@ def save_params(path: str | os.PathLike, params: dict[str, Any], *, overwrite: b
       file.write(safetensors.numpy.save(arrays))
     else:
       np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def check_ending(path: Path) -> None:
+  """Raises BadInput unless `save_params` writes files of that ending."""
+  if path.suffix not in (_ARCHIVE, _SAFETENSORS):
+    raise BadInput(f"{path}: weights are written as {_ARCHIVE} or {_SAFETENSORS}")
 
 
 def digest(params: Any) -> str:

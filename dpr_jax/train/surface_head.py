@@ -19,18 +19,18 @@ from absl import logging
 
 from dpr_jax.base.cpu import compiler_options
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.output_files import atomic_output
+from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.configs import portraits_256
 from dpr_jax.image import color
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet, SurfaceHead
 from dpr_jax.network.shape import Shape, Surface
-from dpr_jax.network.weights import load_params, save_params
+from dpr_jax.network.weights import check_ending, digest, load_params, save_params
 from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
 from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.train import losses
 from dpr_jax.train.config import check_config
-from dpr_jax.train.input_pipeline import make_iterator
+from dpr_jax.train.input_pipeline import RecordSource, make_iterator
 from dpr_jax.train.views import relight_faces
 
 _SIZE = RatioHourglassNet.native_size
@@ -41,6 +41,8 @@ _CROP, _SCALE = 0.03, 0.06
 _FACE = 2.0  # how much more a cell of the face counts than one of hair or neck
 _LEARNING_RATE, _EMA_DECAY = 2e-3, 0.995
 _LOG_EVERY = 200
+_HEAD = "surface_head"  # as the network has it
+_LONGEST_REASON = 120
 
 
 class SurfaceViews(NamedTuple):
@@ -108,7 +110,7 @@ def make_surface_head(
   """Gives weights of our network a `SurfaceHead`.
 
   MediaPipe's landmarks are learnt from, and for two views in seven those of the embedded finder; without MediaPipe for
-  all. Looking at the views takes 0.1 s each, and 0.7 GiB of memory and of disk for a thousand.
+  all. Looking at the views takes 0.1 s each, 0.8 GiB of disk and 1.2 GiB of memory for a thousand.
 
   Args:
     weights: of our network, as `load_params` takes them; a head that they have is learnt anew.
@@ -122,12 +124,22 @@ def make_surface_head(
     overwrite: replace `out`.
 
   Raises:
-    BadInput: weights of another network, no dataset, views that cannot be read, or `out` exists.
+    BadInput: weights of another network, no dataset of rendered heads, views that cannot be read or were made of other
+      weights or data, or `out` exists or cannot be written.
+    FloatingPointError: as `train`.
   """
+  check_ending(out)
+  check_free(out, overwrite)
   params = load_params(weights)
   if not isinstance(network_for(params), RatioHourglassNet):
     raise BadInput(f"{weights}: is of no network that knows shape, as default is")
-  workdir.mkdir(parents=True, exist_ok=True)
+  for split in ("train", "validation"):
+    if not RecordSource(dataset, split).whole_shape:
+      raise BadInput(f"{dataset}: not of rendered heads (--source=heads), whose shape alone is exact")
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise BadInput(f"{workdir}: cannot be made ({error.strerror})") from error
   shares = _finder_shares()
   seen = {
     split: [
@@ -137,7 +149,7 @@ def make_surface_head(
     for split, count in (("train", views), ("validation", max(2, views // 16)))
   }
   head = train(seen["train"], seen["validation"], shares=tuple(shares.values()), steps=steps, batch=batch, seed=seed)
-  joined = {kind: dict(tree) | {"surface_head": head[kind]} for kind, tree in params.items()}
+  joined = {kind: dict(tree) | {_HEAD: head[kind]} for kind, tree in params.items()}
   save_params(out, joined, overwrite=overwrite)
 
 
@@ -151,17 +163,24 @@ def _finder_shares() -> dict[str, float]:
 
 def _kept(path: Path, params: Any, dataset: Path, split: str, finder_name: str, count: int, seed: int) -> SurfaceViews:
   """`look_at_heads`, or what an earlier call kept in the file."""
+  seen_by = {kind: {name: part for name, part in tree.items() if name != _HEAD} for kind, tree in params.items()}
+  made_from = f"weights {digest(seen_by)}, dataset {dataset.resolve()}, {count} views, seed {seed}"
   if not path.is_file():
     with open_face_finder(finder_name) as finder:
       # A seed for each: the finders shall not see the same views.
       views = look_at_heads(params, dataset, split, finder, count, seed + FACE_FINDERS.index(finder_name))
     with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
-      np.savez(file, **views._asdict())
+      np.savez(file, made_from=made_from, **views._asdict())
+    return views
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      return SurfaceViews(*(archive[name] for name in SurfaceViews._fields))
-  except (OSError, ValueError, KeyError) as error:
-    raise BadInput(f"{path}: cannot be read ({error}); remove it, and it is made anew") from error
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      before = str(archive["made_from"])
+      if before == made_from:
+        return SurfaceViews(*(archive[name] for name in SurfaceViews._fields))
+  except Exception as error:  # zipfile and NumPy's parser of headers answer damaged files with nearly any exception
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    raise BadInput(f"{path}: cannot be read ({reason}); remove it, and it is made anew") from error
+  raise BadInput(f"{path}: was made from {before}, not {made_from}; take another --workdir")
 
 
 def look_at_heads(params: Any, dataset: Path, split: str, finder: FaceFinder, count: int, seed: int) -> SurfaceViews:

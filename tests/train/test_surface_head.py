@@ -1,8 +1,10 @@
 """The head that joins network and mesh: what it learns, and its recipe from records to weights in small."""
 
+import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tests.train.test_training_run import write_dataset
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CELLS = 8
+KNOWING = dataclasses.replace(SMALL_RATIO, knows_surfaces=True)
 
 
 def unit(vectors):
@@ -97,6 +100,10 @@ def test_the_command_gives_weights_a_head(monkeypatch, tmp_path):
     return made._replace(seen_features=features, mirror_features=features)
 
   monkeypatch.setattr(surface_head, "look_at_heads", look)
+  learnt = {kind: tree["surface_head"] for kind, tree in random_variables(KNOWING).items()}
+  monkeypatch.setattr(surface_head, "train", lambda *_, **__: learnt)
+  rendered = types.SimpleNamespace(whole_shape=True)
+  monkeypatch.setattr(surface_head, "RecordSource", lambda *_: rendered)
   weights, out = tmp_path / "small.npz", tmp_path / "taught.npz"
   save_params(weights, random_variables(SMALL_RATIO))
   teach = {"dataset": tmp_path, "workdir": tmp_path / "run", "out": out, "views": 32, "steps": 2, "batch": 4}
@@ -107,10 +114,25 @@ def test_the_command_gives_weights_a_head(monkeypatch, tmp_path):
   assert calls == [("train", 32), ("validation", 2)]
   surface_head.make_surface_head(str(out), overwrite=True, **teach)  # taught anew, by the views that were kept
   assert len(calls) == 2
+  monkeypatch.setattr(surface_head, "train", lambda *_, **__: pytest.fail("nothing may be learnt now"))
   with pytest.raises(BadInput, match="exists"):
     surface_head.make_surface_head(str(weights), **teach)
-  (tmp_path / "run" / "train-embedded.npz").write_bytes(b"PK")
-  with pytest.raises(BadInput, match=r"train-embedded\.npz: cannot be read"):
+  with pytest.raises(BadInput, match="written as"):
+    surface_head.make_surface_head(str(weights), **(teach | {"out": tmp_path / "taught.pth"}))
+  for other in ({"seed": 1}, {"views": 33}, {"dataset": tmp_path / "others"}):
+    with pytest.raises(BadInput, match=r"was made from weights .* take another --workdir"):
+      surface_head.make_surface_head(str(weights), overwrite=True, **(teach | other))
+  save_params(tmp_path / "other.npz", random_variables(SMALL_RATIO, seed=1))
+  with pytest.raises(BadInput, match="was made from weights"):
+    surface_head.make_surface_head(str(tmp_path / "other.npz"), overwrite=True, **teach)
+  kept = tmp_path / "run" / "train-embedded.npz"
+  whole = kept.read_bytes()
+  for damaged in (b"", b"PK", whole[: len(whole) // 2]):
+    kept.write_bytes(damaged)
+    with pytest.raises(BadInput, match=r"train-embedded\.npz: cannot be read"):
+      surface_head.make_surface_head(str(weights), overwrite=True, **teach)
+  rendered.whole_shape = False
+  with pytest.raises(BadInput, match="not of rendered heads"):
     surface_head.make_surface_head(str(weights), overwrite=True, **teach)
   save_params(tmp_path / "published.npz", random_variables(SMALL_512))
   with pytest.raises(BadInput, match="knows shape"):
