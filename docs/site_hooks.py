@@ -47,6 +47,10 @@ def on_post_build(config):
     logging.getLogger("mkdocs").info("%s/ is left out of the site (npm ci --prefix web_page)", RELIGHT)
     return
   sys.path.insert(0, str(root))
-  from web_page.build import build
+  from dpr_jax.base.errors import BadInput
+  from web_page.files import build
 
-  build(Path(config.site_dir) / RELIGHT, overwrite=True)
+  try:
+    build(Path(config.site_dir) / RELIGHT, overwrite=True)
+  except BadInput as error:
+    logging.getLogger("mkdocs").warning("%s/ is left out of the site (%s)", RELIGHT, error)

@@ -87,7 +87,7 @@ def our_command(line: str) -> list[str] | None:
   inner = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
   if inner:
     return our_command(inner[0])
-  if "python" not in words or words[words.index("python") + 1] == "-c":
+  if "python" not in words or words[words.index("python") + 1] in ("-c", "-m"):
     return None
   return words[words.index("python") + 1 :]
 
@@ -214,7 +214,10 @@ def test_other_commands_are_known_ones(line, monkeypatch):
   elif words[:2] == ["python", "-c"]:
     compile(words[2], line, "exec")
   else:
-    assert line in ("pip install tensorboard", "tensorboard --logdir run")
+    assert line in (
+      *("pip install tensorboard", "tensorboard --logdir run"),
+      *("npm ci --prefix web_page", "python -m http.server --directory relight"),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

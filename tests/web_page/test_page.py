@@ -15,7 +15,7 @@ from skimage import data
 from dpr_jax import Relighter
 from dpr_jax.base.errors import BadInput
 from dpr_jax.portrait.square import warp_to_photo
-from web_page import build
+from web_page import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # As root there is no sandbox; WebGL is computed by the CPU.
@@ -41,12 +41,12 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def address(tmp_path_factory):
   """Of the page, served by what comes with Python."""
   pytest.importorskip("onnx", reason="onnx (extra `onnx`) is not installed")
-  if not build.RUNTIME.is_dir():
+  if not files.RUNTIME.is_dir():
     pytest.skip("the npm package onnxruntime-web is not installed (npm ci --prefix web_page)")
   if CHROMIUM is None:
     pytest.skip("Chromium is not installed")
   folder = tmp_path_factory.mktemp("page")
-  build.build(folder)
+  files.build(folder)
   with serving(functools.partial(Quiet, directory=str(folder))) as port:
     yield f"http://127.0.0.1:{port}/"
 
@@ -178,18 +178,20 @@ def test_nothing_can_be_sent_to_anybody_else(page):
       self.send_header("Access-Control-Allow-Origin", "*")
       self.end_headers()
 
+    do_POST = do_GET  # noqa: N815 (so http.server asks)
+
   with serving(Taker) as port:
     send = f"fetch('http://127.0.0.1:{port}/photo').then(() => 'sent', () => 'refused')"
     assert page.evaluate(send) == "refused"
     (worker,) = page.workers
     assert worker.evaluate(send) == "refused"
     page.evaluate(f"void (new Image().src = 'http://127.0.0.1:{port}/picture')")
-    assert page.evaluate(f"navigator.sendBeacon('http://127.0.0.1:{port}/beacon', 'x') && 'sent'") in ("sent", False)
+    page.evaluate(f"navigator.sendBeacon('http://127.0.0.1:{port}/beacon', 'x')")  # says whether it is queued, no more
     page.wait_for_timeout(300)
   assert asked == []
 
 
 def test_without_the_runtime_nothing_is_built(tmp_path):
   with pytest.raises(BadInput, match=r"ort\.wasm\.min\.mjs: missing \(npm ci --prefix web_page\)"):
-    build.build(tmp_path / "page", runtime=tmp_path)
+    files.build(tmp_path / "page", runtime=tmp_path)
   assert not (tmp_path / "page").exists()

@@ -19,6 +19,7 @@ let lamp = { azimuth: PRESETS.left[0], elevation: PRESETS.left[1] };
 let pending = 0; // the frame that will be painted next
 let opened = 0; // photos so far
 let asked = 0; // questions to the worker so far
+let broken = null; // why the worker answers nothing any more
 
 const worker = startWorker();
 const sphere = new LightSphere(element("sphere"), (moved) => {
@@ -39,12 +40,17 @@ worker.onmessage = ({ data }) => {
   if (data.ready && !opened) say("Ready.");
   if (data.failed && !data.id) refuse(new Error(`the networks cannot be loaded (${data.failed})`));
 };
-worker.onerror = (event) => refuse(new Error(`the networks cannot be loaded (${event.message ?? "no answer"})`));
+worker.onerror = (event) => {
+  broken = new Error(`the networks cannot be loaded (${event.message ?? "no answer"})`);
+  refuse(broken);
+};
 
 /** What the worker sees in the faces of a photo. */
 function seen(photo) {
   const id = ++asked;
   return new Promise((resolve, reject) => {
+    if (broken) return reject(broken);
+    worker.addEventListener("error", () => reject(broken), { once: true });
     const answered = ({ data }) => {
       if (data.failed && data.id === undefined) reject(new Error(data.failed));
       if (data.id !== id) return;
@@ -68,11 +74,11 @@ async function open(file) {
     if (opened !== number) return; // another photo was opened meanwhile
     if (!faces.length) throw new Refusal("no face found in this photo");
     const ratios = faces.map((face) => new FaceRatio(face, SIZE, CELLS));
-    shown = { canvas, faces, ratios, name: (file.name ?? "photo").replace(/\.[^.]*$/, "") };
     const preview = reduced(canvas, LONGEST);
     painter ??= new Painter(element("picture"));
     painter.setFaces(faces);
     painter.setPhoto(pixelsOf(preview), 0, 0, canvas.width / preview.width);
+    shown = { canvas, faces, ratios, name: (file.name ?? "photo").replace(/\.[^.]*$/, "") };
     element("picture").hidden = false;
     element("invitation").hidden = true;
     element("stage").classList.add("filled");
@@ -81,7 +87,7 @@ async function open(file) {
     say(faces.length === 1 ? "Drag the lamp over the sphere." : `${faces.length} faces follow the lamp.`);
     repaint();
   } catch (error) {
-    refuse(error);
+    if (opened === number) refuse(error);
   }
 }
 
@@ -93,7 +99,7 @@ function chosenLight() {
   return neutral ? light : tintLamps(light, lampColour(number("kelvin")));
 }
 
-const linesOf = (light) => shown.ratios.map((ratio) => ratio.lines(light, Number(element("exposure").value)));
+const linesOf = ({ ratios }, light) => ratios.map((ratio) => ratio.lines(light, Number(element("exposure").value)));
 
 /** Paints with the next frame of the screen, however often it is called before that. */
 function repaint() {
@@ -107,8 +113,9 @@ function repaint() {
     tell();
     if (!shown) return;
     const original = element("original").getAttribute("aria-pressed") === "true";
-    if (!original) painter.setLines(linesOf(light));
+    if (!original) painter.setLines(linesOf(shown, light));
     painter.draw(!original);
+    performance.clearMeasures("frame"); // the last one is enough
     performance.measure("frame", { start, end: performance.now() });
   });
 }
@@ -123,16 +130,17 @@ function tell() {
 }
 
 async function save(kind, suffix) {
+  const [photo, light] = [shown, chosenLight()]; // another one may be opened meanwhile
   try {
     say("Saving …");
     await new Promise((resolve) => setTimeout(resolve)); // so that it is said first
-    const file = await fileOf(relit(shown.canvas, shown.faces, linesOf(chosenLight())), kind);
+    const file = await fileOf(relit(photo.canvas, photo.faces, linesOf(photo, light)), kind);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
-    link.download = `${shown.name}_relit.${suffix}`;
+    link.download = `${photo.name}_relit.${suffix}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say(`Saved ${shown.canvas.width} × ${shown.canvas.height} pixels.`);
+    say(`Saved ${photo.canvas.width} × ${photo.canvas.height} pixels.`);
   } catch (error) {
     refuse(error);
   }
@@ -179,8 +187,13 @@ function begin() {
     target.value = ""; // so that the same file can be opened again
   });
   element("example").addEventListener("click", async () => {
-    const answer = await fetch("models/example.jpg");
-    open(new File([await answer.blob()], "example.jpg"));
+    try {
+      const answer = await fetch("models/example.jpg");
+      if (!answer.ok) throw new Error(`the example cannot be loaded (${answer.status})`);
+      open(new File([await answer.blob()], "example.jpg"));
+    } catch (error) {
+      refuse(error);
+    }
   });
   document.addEventListener("paste", (event) => openFirst(event.clipboardData.files));
   document.addEventListener("dragover", (event) => {

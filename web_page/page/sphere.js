@@ -46,11 +46,12 @@ export class LightSphere {
     event.preventDefault();
     const [left, up] = arrows[event.key];
     const { azimuth, elevation } = this.lamp ?? { azimuth: 0, elevation: 0 };
-    const limited = (angle, most) => Math.max(-most, Math.min(most, angle));
-    this.moved({
-      azimuth: limited(azimuth + STEP * left, FARTHEST),
-      elevation: limited(elevation + STEP * up, 90),
-    });
+    const moved = {
+      azimuth: ((azimuth + STEP * left + 540) % 360) - 180,
+      elevation: Math.max(-90, Math.min(90, elevation + STEP * up)),
+    };
+    const towardsCamera = -direction(moved.azimuth, moved.elevation)[1];
+    if (towardsCamera >= Math.cos(radians(FARTHEST)) - 1e-6) this.moved(moved);
   }
 }
 
