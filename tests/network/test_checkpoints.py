@@ -80,7 +80,7 @@ def test_names():
 def test_the_weights_of_the_package_need_nothing_else(monkeypatch):
   monkeypatch.setattr(assets, "asset_path", lambda name: pytest.fail(f"asks for {name}"))
   params = load_params("default")
-  assert tree_of(params) == init_tree(RatioHourglassNet(base_filters=24))
+  assert tree_of(params) == init_tree(RatioHourglassNet(base_filters=24, knows_surfaces=True))
   assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
 
 

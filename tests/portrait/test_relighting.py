@@ -277,7 +277,7 @@ def test_gradients_are_finite(params):
   assert (np.abs(of_image[20:]) > 0).mean() > 0.9
   assert np.isfinite(of_light).all()
   assert (of_light != 0).all()
-  step = 1e-3 * np.sign(of_light)  # a longer one meets pixels that start or cease to be lit
+  step = 3e-4 * np.sign(of_light)  # a longer one meets pixels that start or cease to be lit
   difference = float(loss(params, image, LIGHTS[0] + step) - loss(params, image, LIGHTS[0] - step)) / 2
   assert difference == pytest.approx(float(of_light @ step), rel=0.05)
 
