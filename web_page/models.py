@@ -53,10 +53,9 @@ def parts() -> dict[str, Part]:
   def encode(values: Arrays) -> Arrays:
     surface = Surface(*(values[f"surface_{name}"] for name in Surface._fields))
     seen = network.apply(params, values["luminance"], method="encode", surface=surface)
-    light = {f"source_{name}": part for name, part in seen.light._asdict().items()}
     shape = seen.shape
     parts = {name: getattr(shape, name) for name in ("normal", "depth", "skin", "doubt")}
-    return {**parts, "shading": seen.shading, **light}
+    return {**parts, "shading": seen.shading}
 
   surface = {f"surface_{name}": (1, cells, cells, 3 if name == "normal" else 1) for name in Surface._fields}
   return {

@@ -70,7 +70,7 @@ async function open(file) {
   say("Looking for faces …");
   try {
     const canvas = await openPhoto(file);
-    const { faces, milliseconds } = await seen(canvas);
+    const { faces, found, milliseconds } = await seen(canvas);
     if (opened !== number) return; // another photo was opened meanwhile
     if (!faces.length) throw new Refusal("no face found in this photo");
     const ratios = faces.map((face) => new FaceRatio(face, SIZE, CELLS));
@@ -84,7 +84,8 @@ async function open(file) {
     element("stage").classList.add("filled");
     element("light").disabled = false;
     for (const [name, duration] of Object.entries(milliseconds)) performance.measure(name, { start: 0, duration });
-    say(faces.length === 1 ? "Drag the lamp over the sphere." : `${faces.length} faces follow the lamp.`);
+    const all = found === faces.length ? faces.length : `The largest ${faces.length} of ${found}`;
+    say(found === 1 ? "Drag the lamp over the sphere." : `${all} faces follow the lamp.`);
     repaint();
   } catch (error) {
     if (opened === number) refuse(error);

@@ -2,7 +2,7 @@
 
 import { Painter } from "./painter.js";
 
-export const MOST_PIXELS = 50e6;
+const MOST_PIXELS = 50e6;
 const MOST_BYTES = 100e6;
 const TILE = 1024; // pixels along a side of what is painted at a time when the photo is saved
 

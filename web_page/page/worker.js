@@ -3,7 +3,6 @@
 import { FaceFinder } from "./face_finder.js";
 import { lightness } from "./color.js";
 import { cutSquare, framed } from "./framing.js";
-import { roll } from "./lights.js";
 import { meshSurface } from "./landmark_mesh.js";
 import { headWeight, inSquare, ovalOf } from "./matte.js";
 import { CELLS, openNetworks, SIZE } from "./networks.js";
@@ -14,7 +13,7 @@ opened.then(
   (error) => postMessage({ failed: error.message }),
 );
 
-/** Takes {id, photo, most}, a picture of four channels; answers {id, faces, milliseconds} or {id, failed}. */
+/** Takes {id, photo, most}, a picture of four channels; answers {id, faces, found, milliseconds} or {id, failed}. */
 self.onmessage = async ({ data: { id, photo, most } }) => {
   try {
     const networks = await opened;
@@ -44,14 +43,7 @@ async function encoded(networks, photo, landmarks, timed) {
   const light = lightness(square);
   const seen = await timed("encode", () => networks.encode(light, surface));
   const weight = await timed("matte", () => headWeight(square, places, framing, photo));
-  const source = {
-    soft: [Array.from(seen.source_soft)],
-    towards: [Array.from(seen.source_towards)],
-    irradiance: [Array.from(seen.source_irradiance)],
-    size: Array.from(seen.source_size),
-  };
   return {
-    landmarks,
     framing,
     roll: framing.roll,
     lightness: light,
@@ -61,7 +53,6 @@ async function encoded(networks, photo, landmarks, timed) {
     skinWeight: seen.skin,
     doubt: seen.doubt,
     shading: seen.shading,
-    source: roll(source, -framing.roll), // in the photo's coordinates
     weight,
   };
 }
