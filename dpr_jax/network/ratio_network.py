@@ -112,10 +112,10 @@ class RatioHourglassNet(nn.Module):
     if any(side % self.size_multiple for side in luminance.shape[1:3]):
       raise ValueError(f"height and width must be multiples of {self.size_multiple}, not {luminance.shape[1:3]}")
     if train:
-      face, own, shape = self._see(luminance, train, surface)
+      face, own, shape = self._estimate_knowing(luminance, train, surface)
     else:
       both = None if surface is None else jax.tree.map(lambda *pair: jnp.concatenate(pair), surface, _mirrored(surface))
-      seen = self._see(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train, both)
+      seen = self._estimate_knowing(jnp.concatenate([luminance, jnp.flip(luminance, 2)]), train, both)
       face, own, shape = _mean_of_mirror_images(*seen)
     bright, skin = _shrunk_luminance(shape.luminance)[..., 0], shape.skin[..., 0]
     if train:
@@ -129,8 +129,10 @@ class RatioHourglassNet(nn.Module):
     shape = shape._replace(doubt=doubt[..., None])
     return RatioEncoding(face, own, shape, render(shape, own))
 
-  def _see(self, luminance: jax.Array, train: bool, surface: Surface | None = None) -> tuple[jax.Array, Light, Shape]:
-    face, own, shape, features = self.see(luminance, train)
+  def _estimate_knowing(
+    self, luminance: jax.Array, train: bool, surface: Surface | None = None
+  ) -> tuple[jax.Array, Light, Shape]:
+    face, own, shape, features = self.estimate(luminance, train)
     if self.knows_surfaces and self.is_initializing():
       surface = Surface(shape.normal, shape.depth, shape.skin)
     if surface is None:
@@ -139,7 +141,7 @@ class RatioHourglassNet(nn.Module):
       return face, own, self.surface_head(shape, surface, features, train)
     return face, own, _mean_shape(shape, surface)
 
-  def see(self, luminance: jax.Array, train: bool = False) -> tuple[jax.Array, Light, Shape, jax.Array]:
+  def estimate(self, luminance: jax.Array, train: bool = False) -> tuple[jax.Array, Light, Shape, jax.Array]:
     """What the network sees in photos `[B, H, W, 1]` by itself, each looked at once.
 
     Returns:

@@ -49,17 +49,17 @@ class SurfaceViews(NamedTuple):
   """N views of heads in cells, `[N, h, w, C]` float16 each; `seen_` is of the photo, `mirror_` of its mirror image.
 
   Attributes:
-    seen_features: what the network saw it by.
-    seen_normal: the network's normals.
-    seen_depth: the network's depth.
-    seen_skin: the network's skin.
-    mirror_features: likewise.
-    mirror_normal: likewise.
-    mirror_depth: likewise.
-    mirror_skin: likewise.
-    mesh_normal: as of `Surface`.
-    mesh_depth: likewise.
-    mesh_weight: likewise.
+    seen_features: what the network saw the photo by.
+    seen_normal: the network's normals of it.
+    seen_depth: the network's depth of it.
+    seen_skin: the network's skin of it.
+    mirror_features: what the network saw the mirror image by.
+    mirror_normal: its normals, not turned back.
+    mirror_depth: its depth.
+    mirror_skin: its skin.
+    mesh_normal: of the landmarks, as `Surface.normal`, 0 where nothing is known.
+    mesh_depth: as `Surface.depth`, 0 where nothing is known.
+    mesh_weight: as `Surface.weight`.
     normal: of the head.
     depth: of the head.
     mask: the face.
@@ -204,7 +204,7 @@ def look_at_heads(params: Any, dataset: Path, split: str, finder: FaceFinder, co
   batches = make_iterator(config, dataset, split, batch_size=_FACES, seed=seed)
   relight = jax.jit(lambda key, faces: relight_faces(key, faces, config.online))
   network = network_for(params)
-  see = jax.jit(functools.partial(network.apply, params, method="see"))
+  see = jax.jit(functools.partial(network.apply, params, method="estimate"))
   rows, began = [], time.perf_counter()
   for number in range(-(-count // (2 * _FACES))):
     lit = relight(jax.random.key(seed * 2**16 + number), next(batches))
@@ -226,7 +226,7 @@ def look_at_heads(params: Any, dataset: Path, split: str, finder: FaceFinder, co
 
 
 def _network_sees(seen: tuple) -> list[np.ndarray]:
-  """The first eight parts of `SurfaceViews` from `RatioHourglassNet.see` of photos and their mirror images."""
+  """The first eight parts of `SurfaceViews` from `RatioHourglassNet.estimate` of photos and their mirror images."""
   _, _, shape, features = seen
   parts = [np.asarray(part) for part in (features, shape.normal, shape.depth, shape.skin)]
   count = len(parts[0]) // 2
@@ -275,7 +275,7 @@ def train(
 
   Args:
     views: of each finder.
-    held_out: likewise; how good the head is on them is logged.
+    held_out: other views of each finder; how good the head is on them is logged.
     shares: how much of the steps each finder gets.
     steps: how many.
     batch: views in a step, all of one finder.
