@@ -20,7 +20,6 @@ from absl import logging
 from dpr_jax.base.cpu import compiler_options
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output, check_free
-from dpr_jax.configs import portraits_256
 from dpr_jax.image import color
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet, SurfaceHead
@@ -29,7 +28,7 @@ from dpr_jax.network.weights import check_ending, digest, load_params, save_para
 from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
 from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.train import losses
-from dpr_jax.train.config import check_config
+from dpr_jax.train.config import check_config, default_config
 from dpr_jax.train.input_pipeline import RecordSource, make_iterator
 from dpr_jax.train.views import relight_faces
 
@@ -38,6 +37,8 @@ _CELL = RatioHourglassNet.shape_cell
 _FACES = 16  # looked at together
 # As landmarks frame a face, it lies nearly where the record has it.
 _CROP, _SCALE = 0.03, 0.06
+# As in `portraits_256:default`, by which the network is taught.
+_DARKEN, _LAMP_SHARE, _ORIGINAL_SHARE = 1.0, 0.75, 0.25
 _FACE = 2.0  # how much more a cell of the face counts than one of hair or neck
 _LEARNING_RATE, _EMA_DECAY = 2e-3, 0.995
 _LOG_EVERY = 200
@@ -197,10 +198,11 @@ def look_at_heads(params: Any, dataset: Path, split: str, finder: FaceFinder, co
   Raises:
     BadInput: no such dataset, or no face is found in any view.
   """
-  recipe = portraits_256.get_config("default")
-  recipe.data.folder = str(dataset)
-  recipe.data.crop, recipe.data.scale, recipe.data.cut = _CROP, _SCALE, 0.0
-  config = check_config(recipe)
+  views_of = default_config()
+  views_of.data.folder, views_of.data.mode, views_of.data.size = str(dataset), "online", _SIZE
+  views_of.data.crop, views_of.data.scale, views_of.data.darken = _CROP, _SCALE, _DARKEN
+  views_of.online.lamp_share, views_of.online.original_share = _LAMP_SHARE, _ORIGINAL_SHARE
+  config = check_config(views_of)
   batches = make_iterator(config, dataset, split, batch_size=_FACES, seed=seed)
   relight = jax.jit(lambda key, faces: relight_faces(key, faces, config.online))
   network = network_for(params)
