@@ -125,9 +125,10 @@ class RatioHourglassNet(nn.Module):
       own = own._replace(soft=own.soft * factor[:, None, None], irradiance=own.irradiance * factor[:, None, None])
       return RatioEncoding(face, own, shape, shading * factor[:, None, None, None])
     own = fit_light(bright, shape.normal, shape.depth[..., 0], skin, own)
-    doubt = jax.vmap(shadow_doubt)(bright, render(shape, own)[..., 0], skin)
+    shading = render(shape, own)
+    doubt = jax.vmap(shadow_doubt)(bright, shading[..., 0], skin)
     shape = shape._replace(doubt=doubt[..., None])
-    return RatioEncoding(face, own, shape, render(shape, own))
+    return RatioEncoding(face, own, shape, jax.vmap(believed_shading)(shading, skin, doubt))
 
   def _estimate_knowing(
     self, luminance: jax.Array, train: bool, surface: Surface | None = None
