@@ -126,8 +126,7 @@ def make_surface_head(
 
   Raises:
     BadInput: weights of another network, no dataset of rendered heads, views that cannot be read or were made of other
-      weights or data, or `out` exists or cannot be written.
-    FloatingPointError: as `train`.
+      weights or data, a loss that is not finite, or `out` exists or cannot be written.
   """
   check_ending(out)
   check_free(out, overwrite)
@@ -287,7 +286,7 @@ def train(
     `params`, averaged over the steps, and `batch_stats`, of NumPy arrays.
 
   Raises:
-    FloatingPointError: a loss that is not finite, with the number of the step.
+    BadInput: a loss that is not finite, with the number of the step.
   """
   head = SurfaceHead()
   first = _batch(views[0], slice(1), mirror=False)
@@ -316,7 +315,7 @@ def train(
   for number, given in enumerate(_draws(views, shares, batch, steps, np.random.default_rng(seed)), start=1):
     params, batch_stats, state, average, value = step(params, batch_stats, state, average, given)
     if not np.isfinite(value):
-      raise FloatingPointError(f"step {number}: the loss is not finite")
+      raise BadInput(f"step {number}: the loss is not finite")
     if number % _LOG_EVERY == 0 or number == steps:
       learnt = {"params": average, "batch_stats": batch_stats}
       degrees = ", ".join("{:.2f} instead of {:.2f}".format(*mean_errors(learnt, each)) for each in held_out)
