@@ -1,4 +1,4 @@
-"""Target lights drawn from a built-in prior of studio and outdoor scenes, in jnp: inside a jitted step, or offline.
+"""Lights drawn from a built-in prior of studio and outdoor scenes, in jnp: inside a jitted step, or offline.
 
 A scene has six sources: a key lamp (outdoors the sun), a fill on its other side, a rim lamp from behind, the sky or
 ceiling, the ground or floor, and even light from everywhere. What they send is never negative, but nine numbers of a
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpr_jax.light import sh
+from dpr_jax.light.light import Light
 
 # OpenCV's weights of red, green and blue in gray, as the authors made coloured lights gray.
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -93,6 +94,41 @@ def draw_color_light(key: jax.Array) -> jax.Array:
   return light * ((low + (high - low) * dc) / gray)
 
 
+# Of lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards; the irradiance by all
+# other light over that by the lamp, and the lamp's angular diameter in degrees, evenly in their logarithms.
+LAMP_AZIMUTH = (-110.0, 110.0)
+LAMP_ELEVATION = (-40.0, 75.0)
+LAMP_FILL = (0.02, 1.5)
+LAMP_SIZE = (2.0, 40.0)
+
+
+def draw_lights_with_lamps(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Light:
+  """Draws gray lights, every part `[*shape, ...]`: soft ones by `draw_light`, and a share of them with a lamp.
+
+  A soft part has a mean irradiance of 1 by itself; beside a lamp, which has the irradiance 1, a share of it that is
+  drawn. Where there is no lamp its irradiance is 0.
+  """
+  draw = draw_light
+  for _ in shape:
+    draw = jax.vmap(draw)
+  soft = draw(jax.random.split(key, shape))
+  soft /= _EVEN_IRRADIANCE * soft[..., :1]
+  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (5, *shape))
+  azimuth, elevation, fill, size = (
+    low + (high - low) * number
+    for (low, high), number in zip(
+      (LAMP_AZIMUTH, LAMP_ELEVATION, np.log(LAMP_FILL), np.log(LAMP_SIZE)), numbers[:4], strict=True
+    )
+  )
+  has_lamp = numbers[4] < lamp_share
+  return Light(
+    soft=(soft * jnp.where(has_lamp, jnp.exp(fill), 1)[..., None])[..., None, :],
+    towards=sh.direction(azimuth, elevation)[..., None, :],
+    irradiance=has_lamp.astype(jnp.float32)[..., None, None],
+    size=jnp.exp(size)[..., None],
+  )
+
+
 def limit_contrast(light: jax.Array) -> jax.Array:
   """Blends a light `[C, 9]` of C channels with even light, all by one share, until no channel is too negative.
 
@@ -152,6 +188,8 @@ def _white_balance(light: jax.Array, share: jax.Array) -> jax.Array:
 
 _BAND = np.repeat([0, 1, 2], [1, 3, 5])
 _BAND0 = 1 / (2 * math.sqrt(math.pi))
+# Irradiance by even light whose first coefficient is 1.
+_EVEN_IRRADIANCE = math.sqrt(math.pi) / 2
 _WAVELENGTHS = np.array([[612e-9, 549e-9, 465e-9]], np.float32)  # metres
 _SECOND_RADIATION_CONSTANT = 0.014388  # metres times kelvin
 

@@ -4,7 +4,6 @@ Offline training reads pairs of lit pictures (`Views`); online training reads ph
 `relight_faces` makes pairs of them under lights that no other step has seen.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -12,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpr_jax.image import color
-from dpr_jax.light import exposure, light, sh
-from dpr_jax.light import prior as light_prior
+from dpr_jax.light import exposure, light, prior
 from dpr_jax.light.light import Light
 from dpr_jax.light.shading import face_shading
 from dpr_jax.train.config import OnlineConfig
@@ -76,45 +74,9 @@ FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=
 FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0, shape_weight=0)
 
 
-# Of lamps, evenly drawn: azimuth in degrees from the camera to either side, elevation upwards; the irradiance by all
-# other light over that by the lamp, and the lamp's angular diameter in degrees, evenly in their logarithms.
-LAMP_AZIMUTH = (-110.0, 110.0)
-LAMP_ELEVATION = (-40.0, 75.0)
-LAMP_FILL = (0.02, 1.5)
-LAMP_SIZE = (2.0, 40.0)
-
 # By how many stops a view is darker or brighter than the photo.
 _EXPOSURE = (-0.7, 0.3)
 _KEY_STEP = 4  # every so many rows and columns are asked for the key
-# Irradiance by even light whose first coefficient is 1.
-_EVEN_IRRADIANCE = math.sqrt(math.pi) / 2
-
-
-def draw_lights(key: jax.Array, shape: tuple[int, ...], lamp_share: float) -> Light:
-  """Draws gray lights, every part `[*shape, ...]`: soft ones from `dpr_jax.light.prior`, and a share with a lamp.
-
-  A soft part has a mean irradiance of 1 by itself; beside a lamp, which has the irradiance 1, a share of it that is
-  drawn. Where there is no lamp its irradiance is 0.
-  """
-  draw = light_prior.draw_light
-  for _ in shape:
-    draw = jax.vmap(draw)
-  soft = draw(jax.random.split(key, shape))
-  soft /= _EVEN_IRRADIANCE * soft[..., :1]
-  numbers = jax.random.uniform(jax.random.fold_in(key, 1), (5, *shape))
-  azimuth, elevation, fill, size = (
-    low + (high - low) * number
-    for (low, high), number in zip(
-      (LAMP_AZIMUTH, LAMP_ELEVATION, np.log(LAMP_FILL), np.log(LAMP_SIZE)), numbers[:4], strict=True
-    )
-  )
-  has_lamp = numbers[4] < lamp_share
-  return Light(
-    soft=(soft * jnp.where(has_lamp, jnp.exp(fill), 1)[..., None])[..., None, :],
-    towards=sh.direction(azimuth, elevation)[..., None, :],
-    irradiance=has_lamp.astype(jnp.float32)[..., None, None],
-    size=jnp.exp(size)[..., None],
-  )
 
 
 def relight_faces(key: jax.Array, faces: Faces, online: OnlineConfig) -> Views:
@@ -131,7 +93,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: OnlineConfig) -> Views:
   """
   lights_key, photo_key, exposure_key = jax.random.split(key, 3)
   count = faces.luminance.shape[0]
-  lights = draw_lights(lights_key, (2, count), online.lamp_share)
+  lights = prior.draw_lights_with_lamps(lights_key, (2, count), online.lamp_share)
   stops = jax.random.uniform(exposure_key, (2, count), minval=_EXPOSURE[0], maxval=_EXPOSURE[1])
   is_photo = jax.random.uniform(photo_key, (count,)) < online.original_share
   photo_light = jax.vmap(lambda numbers: light.with_lamps(light.soft_light(numbers), 1))(faces.source_light)

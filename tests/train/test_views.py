@@ -12,15 +12,9 @@ from data_gen.synthesis import Settings, Synthesis
 from dpr_jax.image.color import luminance_of_lightness, photo_luminance
 from dpr_jax.light import exposure, light, shading, shadows
 from dpr_jax.light import prior as light_prior
-from dpr_jax.light.light import Light
 from dpr_jax.train.views import (
   FACE_AXES_OF_FACES,
-  LAMP_AZIMUTH,
-  LAMP_ELEVATION,
-  LAMP_FILL,
-  LAMP_SIZE,
   Faces,
-  draw_lights,
   relight_faces,
   relight_under,
 )
@@ -28,7 +22,7 @@ from dpr_jax.train.views import (
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 relit_under = jax.jit(relight_under)
-drawn = jax.jit(draw_lights, static_argnums=1)
+drawn = jax.jit(light_prior.draw_lights_with_lamps, static_argnums=1)
 
 SIDE = 8
 UNMOVED = np.float32([[1, 0, 0]])
@@ -269,48 +263,6 @@ def test_lights_are_fresh_for_each_face_view_and_key():
   again = jax.tree.leaves(views_of(jax.random.key(2)))
   for value, expected in zip(jax.tree.leaves(views_of(jax.random.key(2))), again, strict=True):
     np.testing.assert_array_equal(value, expected)
-
-
-# Which lights there are.
-
-
-@pytest.fixture(scope="module")
-def thousand():
-  return jax.device_get(drawn(jax.random.key(1), (2, 500), 0.3))
-
-
-def test_lamps_are_as_frequent_as_asked_and_lie_in_their_ranges(thousand):
-  has_lamp = thousand.irradiance[..., 0, 0] > 0
-  assert abs(has_lamp.mean() - 0.3) <= 4 * math.sqrt(0.3 * 0.7 / 1000)
-  assert set(np.unique(thousand.irradiance)) == {0, 1}
-  towards, size = thousand.towards[has_lamp, 0], thousand.size[has_lamp, 0]
-  np.testing.assert_allclose(np.linalg.norm(towards, axis=-1), 1, atol=1e-5)
-  elevation, azimuth = np.degrees(np.arcsin(towards[:, 2])), np.degrees(np.arctan2(-towards[:, 0], -towards[:, 1]))
-  fill = thousand.soft[has_lamp, 0, 0] * math.sqrt(math.pi) / 2  # the mean irradiance
-  for values, (low, high) in (
-    (azimuth, LAMP_AZIMUTH),
-    (elevation, LAMP_ELEVATION),
-    (np.log(fill), np.log(LAMP_FILL)),
-    (np.log(size), np.log(LAMP_SIZE)),
-  ):
-    assert (low - 0.1 < values.min(), values.max() < high + 0.1) == (True, True)
-    assert np.ptp(values) > 0.9 * (high - low)
-    assert values.mean() == pytest.approx((low + high) / 2, abs=0.1 * (high - low))  # evenly
-
-
-def test_soft_parts_are_the_priors_and_of_a_mean_irradiance_of_1(thousand):
-  soft, alone = thousand.soft[..., 0, :], thousand.irradiance[..., 0, 0] == 0
-  np.testing.assert_allclose(soft[alone][:, 0] * math.sqrt(math.pi) / 2, 1, rtol=1e-5)
-  prior = jax.jit(jax.vmap(jax.vmap(light_prior.draw_light)))(jax.random.split(jax.random.key(1), (2, 500)))
-  np.testing.assert_allclose(soft / soft[..., :1], prior / prior[..., :1], atol=1e-5)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_no_light_or_every_light_has_a_lamp(share):
-  lights = drawn(jax.random.key(0), (50,), share)
-  assert isinstance(lights, Light)
-  assert [part.shape for part in lights] == [(50, 1, 9), (50, 1, 3), (50, 1, 1), (50, 1)]
-  assert (np.asarray(lights.irradiance) == share).all()
 
 
 def test_the_shading_of_views_is_the_networks():
