@@ -425,8 +425,7 @@ def _stack(examples: Sequence[_Example]) -> tuple[int, Faces | Views]:
   faces = [example.face for example in examples]
   axes = FACE_AXES[type(faces[0])]
   fields = zip(zip(*faces, strict=True), axes, strict=True)
-  batch = type(axes)(*(None if axis is None else np.stack(field, axis) for field, axis in fields))
-  return examples[-1].position, batch
+  return examples[-1].position, type(axes)(*(np.stack(field, axis) for field, axis in fields))
 
 
 # What the shape of hair, neck and shoulders weighs in learning beside that of the face.

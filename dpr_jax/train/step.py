@@ -27,7 +27,7 @@ from dpr_jax.train import losses
 from dpr_jax.train.config import NETWORKS, TrainingConfig, check_batch
 from dpr_jax.train.discriminator import PatchDiscriminator
 from dpr_jax.train.skip_training import skip_mask
-from dpr_jax.train.views import FACE_AXES, FACE_AXES_OF_FACES, Faces, Views, relight_faces
+from dpr_jax.train.views import FACE_AXES, Faces, Views, relight_faces
 
 if TYPE_CHECKING:
   from dpr_jax.network.networks import Network
@@ -93,7 +93,7 @@ def _over_faces(axis: int) -> PartitionSpec:
 
 def _batch_shardings(kind: type[Faces] | type[Views], mesh: Mesh) -> Faces | Views:
   axes = FACE_AXES[kind]
-  return type(axes)(*(None if axis is None else NamedSharding(mesh, _over_faces(axis)) for axis in axes))
+  return type(axes)(*(NamedSharding(mesh, _over_faces(axis)) for axis in axes))
 
 
 def shard_batch(batch: Faces | Views, mesh: Mesh) -> Faces | Views:
@@ -259,24 +259,18 @@ class _Pairs(NamedTuple):
     source_light: the source's own: of the paper's networks nine numbers, `[2B, 9]`, of the ratio network a `Light`.
     target: `[2B, H, W, 1]`.
     target_light: as `source_light`.
-    mask: `[2B, H, W, 1]`, or None where no loss asks for it.
+    mask: `[2B, H, W, 1]`.
     real: what the discriminator is shown as real, `[B, H, W, 1]` the photos or `[2B, H, W, 1]` the targets.
-    normal: of the face, `[2B, H, W, 3]`, or None where no loss asks for it.
-    depth: of the face, `[2B, H, W, 1]`, or None where no loss asks for it.
-    framing: of the face, `[2B, 3]`, or None where no loss asks for it.
-    shape_weight: of the face, `[2B, H, W, 1]`, or None where no loss asks for it.
+    faces: what the views were made of, each face twice; None where the views are stored pictures.
   """
 
   source: jax.Array
   source_light: jax.Array | Light
   target: jax.Array
   target_light: jax.Array | Light
-  mask: jax.Array | None
+  mask: jax.Array
   real: jax.Array
-  normal: jax.Array | None
-  depth: jax.Array | None
-  framing: jax.Array | None
-  shape_weight: jax.Array | None
+  faces: Faces | None
 
 
 def train_step(
@@ -290,20 +284,21 @@ def train_step(
     `update_norm`, `parameter_norm`, `learning_rate`; and at an adversarial stage `discriminator`, its loss,
     `discriminator_real` and `discriminator_fake`, its mean scores, and `discriminator_gradient_norm`.
   """
+  faces, views = None, batch
   if isinstance(batch, Faces):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    batch = relight_faces(key, batch, config.online)
+    faces, views = batch, relight_faces(key, batch, config.online)
 
-  def gradients(batch_stats, views):
-    return _gradients(state, batch_stats, _pairs(views, config), stage, config)
+  def gradients(batch_stats, views, faces):
+    return _gradients(state, batch_stats, _pairs(views, faces, config), stage, config)
 
   if config.accumulate == 1:
-    grads, batch_stats, metrics = gradients(state.batch_stats, batch)
+    grads, batch_stats, metrics = gradients(state.batch_stats, views, faces)
   else:
 
-    def add(carry, views):
+    def add(carry, microbatch):
       total, batch_stats = carry
-      grads, batch_stats, metrics = gradients(batch_stats, views)
+      grads, batch_stats, metrics = gradients(batch_stats, *microbatch)
       return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
     trained = state.params, state.discriminator_params if stage.adversarial else None
@@ -311,7 +306,7 @@ def train_step(
     (total, batch_stats), metrics = jax.lax.scan(
       add,
       (zeros, state.batch_stats),
-      _microbatches(batch, config.accumulate, mesh),
+      (_microbatches(views, config.accumulate, mesh), faces and _microbatches(faces, config.accumulate, mesh)),
       # Inside a loop XLA's CPU compiler has no fast kernel for the gradients of the discriminator's convolutions.
       unroll=mesh.devices.flat[0].platform == "cpu",
     )
@@ -358,41 +353,43 @@ def _update(config: TrainingConfig, grads, optimizer_state: optax.OptState, lear
   return jax.tree.map(lambda direction: -learning_rate * direction, directions), optimizer_state
 
 
-def _microbatches(views: Views, count: int, mesh: Mesh) -> Views:
+def _microbatches(batch: Faces | Views, count: int, mesh: Mesh) -> Faces | Views:
   """A batch as `[count, ...]` microbatches: every `count`-th face goes into the same.
 
   So no face leaves its device, and a microbatch has the same faces whatever the number of devices.
   """
 
-  def cut(array, axis):
+  def cut(axis, array):
     shape = array.shape
     array = array.reshape(*shape[:axis], shape[axis] // count, count, *shape[axis + 1 :])
     array = jnp.moveaxis(array, axis + 1, 0)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, _over_faces(axis + 1)))
 
-  return jax.tree.map(cut, views, FACE_AXES[Views] if views.normal is None else FACE_AXES_OF_FACES)
+  def cut_field(axis, field):  # a light has several parts
+    return jax.tree.map(functools.partial(cut, axis), field)
+
+  return jax.tree.map(cut_field, FACE_AXES[type(batch)], batch)
 
 
-def _pairs(views: Views, config: TrainingConfig) -> _Pairs:
+def _pairs(views: Views, faces: Faces | None, config: TrainingConfig) -> _Pairs:
   def by_face(array):  # [2, B, ...] -> [2B, ...], both views of a face side by side: they stay on their device
     return jnp.moveaxis(array, 0, 1).reshape(-1, *array.shape[2:])
+
+  def twice(array):
+    return jnp.repeat(array, 2, axis=0)
 
   lights = views.light
   if isinstance(lights, Light) and config.network.name != "ratio":
     lights = as_told(lights)
   target = by_face(views.luminance[::-1])
-  asks_for_mask = config.loss.masked or config.loss.depth or config.loss.skin
   return _Pairs(
     source=by_face(views.luminance),
     source_light=jax.tree.map(by_face, lights),
     target=target,
     target_light=jax.tree.map(lambda part: by_face(part[::-1]), lights),
-    mask=jnp.repeat(views.mask, 2, axis=0) if asks_for_mask else None,
+    mask=twice(views.mask),
     real=target if config.discriminator.real == "relit" else views.original,
-    normal=jnp.repeat(views.normal, 2, axis=0) if config.loss.normal else None,
-    depth=jnp.repeat(views.depth, 2, axis=0) if config.loss.depth else None,
-    framing=jnp.repeat(views.framing, 2, axis=0) if config.loss.framing else None,
-    shape_weight=jnp.repeat(views.shape_weight, 2, axis=0) if config.loss.normal or config.loss.depth else None,
+    faces=jax.tree.map(twice, faces),
   )
 
 
@@ -439,16 +436,16 @@ def _generator_loss(params, batch_stats, discriminator_params, pairs: _Pairs, st
     views = relit.face.reshape(-1, 2, *relit.face.shape[1:])
     terms["feature"] = losses.feature_matching(first=views[:, 0], second=views[:, 1])
   if weights.normal or weights.depth:
-    weight = _shrunk_to(relit.shape.depth, pairs.shape_weight)
+    weight = _shrunk_to(relit.shape.depth, pairs.faces.shape_weight)
   if weights.normal:
-    target = _shrunk_to(relit.shape.normal, pairs.normal)
+    target = _shrunk_to(relit.shape.normal, pairs.faces.normal)
     target *= jax.lax.rsqrt(jnp.sum(jnp.square(target), axis=-1, keepdims=True) + 1e-6)
     terms["normal"] = losses.normal_cosine(prediction=relit.shape.normal, target=target, weight=weight)
   if weights.depth:
-    depth, face = (_shrunk_to(relit.shape.depth, each) for each in (pairs.depth, pairs.mask))
+    depth, face = (_shrunk_to(relit.shape.depth, each) for each in (pairs.faces.depth, pairs.mask))
     terms["depth"] = losses.depth_l1(prediction=relit.shape.depth, target=depth, mask=face, weight=weight)
   if weights.framing:
-    terms["framing"] = losses.framing_l1(prediction=relit.shape.framing, target=pairs.framing)
+    terms["framing"] = losses.framing_l1(prediction=relit.shape.framing, target=pairs.faces.framing)
   if weights.skin:
     target = _shrunk_to(relit.shape.skin, pairs.mask)
     terms["skin"] = losses.skin_cross_entropy(prediction=relit.shape.skin, target=target)

@@ -208,11 +208,11 @@ def look_at_heads(params: Any, dataset: Path, split: str, finder: FaceFinder, co
   see = jax.jit(functools.partial(network.apply, params, method="estimate"))
   rows, began = [], time.perf_counter()
   for number in range(-(-count // (2 * _FACES))):
-    lit = relight(jax.random.key(seed * 2**16 + number), next(batches))
-    normal = _in_cells(lit.normal)
+    faces = next(batches)
+    normal = _in_cells(faces.normal)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-    truth = (normal, *map(_in_cells, (lit.depth, lit.mask, lit.shape_weight)))
-    for lightness in np.asarray(lit.luminance):
+    truth = (normal, *map(_in_cells, (faces.depth, faces.mask, faces.shape_weight)))
+    for lightness in np.asarray(relight(jax.random.key(seed * 2**16 + number), faces).luminance):
       seen = _network_sees(see(np.concatenate([lightness, lightness[:, :, ::-1]])))
       for index in range(_FACES):
         mesh = _mesh(finder, lightness[index])

@@ -52,27 +52,16 @@ class Views(NamedTuple):
       (`relight_faces`); of stored pictures nine numbers, `[2, B, 9]` float32.
     mask: 1 on the face, else 0, `[B, H, W, 1]` float32.
     original: the photos themselves, `[B, H, W, 1]` float32.
-    normal: as in `Faces`, where the views were made of them; None of stored pictures.
-    depth: as in `Faces`, or None.
-    framing: as in `Faces`, or None.
-    shape_weight: as in `Faces`, or None.
   """
 
   luminance: Array
   light: Light | Array
   mask: Array
   original: Array
-  normal: Array | None = None
-  depth: Array | None = None
-  framing: Array | None = None
-  shape_weight: Array | None = None
 
 
 # Which axis of each field counts the faces.
 FACE_AXES = {Faces: Faces(0, 0, 0, 0, 0, 0, 0), Views: Views(luminance=1, light=1, mask=0, original=0)}
-# Of views that were made of `Faces`.
-FACE_AXES_OF_FACES = FACE_AXES[Views]._replace(light=Light(1, 1, 1, 1), normal=0, depth=0, framing=0, shape_weight=0)
-
 
 # By how many stops a view is darker or brighter than the photo.
 _EXPOSURE = (-0.7, 0.3)
@@ -104,16 +93,7 @@ def relight_faces(key: jax.Array, faces: Faces, online: OnlineConfig) -> Views:
   )
   stops = stops.at[0].set(jnp.where(is_photo, 0, stops[0]))
   luminance, lights = relight_under(faces, lights, stops)
-  return Views(
-    luminance=luminance,
-    light=lights,
-    mask=faces.mask,
-    original=faces.luminance,
-    normal=faces.normal,
-    depth=faces.depth,
-    framing=faces.framing,
-    shape_weight=faces.shape_weight,
-  )
+  return Views(luminance, lights, faces.mask, faces.luminance)
 
 
 def relight_under(faces: Faces, lights: Light, stops: Array) -> tuple[jax.Array, Light]:

@@ -260,14 +260,13 @@ def test_batches_are_float32_arrays(folder, iterate):
   pictures = [(4, SIZE, SIZE, channels) for channels in (1, 3, 1, 1)]
   assert [field.shape for field in batch] == [*pictures, (4, 3), (4, 9), (4, SIZE, SIZE, 1)]
   views = next(iterate(folder, batch_size=4, mode="offline"))
-  assert [field.shape for field in views[:4]] == [
+  assert [field.shape for field in views] == [
     (2, 4, SIZE, SIZE, 1),
     (2, 4, 9),
     (4, SIZE, SIZE, 1),
     (4, SIZE, SIZE, 1),
   ]
-  assert views[4:] == (None, None, None, None)  # of photos with normals only
-  for field in (*batch, *views[:4]):
+  for field in (*batch, *views):
     assert (type(field), field.dtype) == (np.ndarray, np.float32)
   for luminance in (batch.luminance, views.luminance, views.original):
     assert (luminance.min() >= 0, luminance.max() <= 1) == (True, True)

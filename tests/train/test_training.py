@@ -357,7 +357,7 @@ def drawing(key, faces, online):
   return views_of(key, faces, online.original_share, online.lamp_share)
 
 
-def ratio_terms_by_hand(state, views, config):
+def ratio_terms_by_hand(state, faces, views):
   """The losses of a step of the ratio network, in NumPy from two passes: view 0 to 1 and 1 to 0."""
   source, target = np.concatenate(views.luminance), np.concatenate(views.luminance[::-1])
   own, other = (Light(*(np.concatenate(part[::step]) for part in views.light)) for step in (1, -1))
@@ -367,7 +367,7 @@ def ratio_terms_by_hand(state, views, config):
     small = RATIO_SIZE // 4
     return np.concatenate([pictures] * 2).reshape(len(source), small, 4, small, 4, -1).mean((2, 4))
 
-  normal, mask, depth, weight = map(shrunk, (views.normal, views.mask, views.depth, views.shape_weight))
+  normal, mask, depth, weight = map(shrunk, (faces.normal, faces.mask, faces.depth, faces.shape_weight))
   normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
   area, total = (each.sum((1, 2, 3), keepdims=True) for each in (mask, weight))
   off = relit.shape.depth - depth
@@ -380,7 +380,7 @@ def ratio_terms_by_hand(state, views, config):
     "light": np.log1p(np.square(numbers).sum(1)).mean(),
     "normal": np.mean((turned * weight).sum((1, 2, 3), keepdims=True) / total),
     "depth": np.mean((np.abs(off) * weight).sum((1, 2, 3), keepdims=True) / total),
-    "framing": np.abs(relit.shape.framing - np.concatenate([views.framing] * 2)).mean(),
+    "framing": np.abs(relit.shape.framing - np.concatenate([faces.framing] * 2)).mean(),
     "skin": -np.mean(mask * np.log(skin) + (1 - mask) * np.log1p(-skin)),
   }
 
@@ -399,7 +399,7 @@ def ratio_overfit():
 def test_the_terms_of_the_ratio_network(ratio_overfit):
   states, metrics = ratio_overfit
   faces, key = some_faces(count=2, size=RATIO_SIZE), jax.random.fold_in(jax.random.key(0), 0)
-  expected = ratio_terms_by_hand(states[0], jax.device_get(drawing(key, faces, ratio_config().online)), ratio_config())
+  expected = ratio_terms_by_hand(states[0], faces, jax.device_get(drawing(key, faces, ratio_config().online)))
   assert {name: metrics[0][name] for name in expected} == pytest.approx(expected, rel=3e-3)
   for measured in metrics:
     assert measured["loss"] == pytest.approx(sum(RATIO_WEIGHTS[name] * measured[name] for name in expected), rel=1e-5)

@@ -13,7 +13,6 @@ from dpr_jax.image.color import luminance_of_lightness, photo_luminance
 from dpr_jax.light import exposure, light, shading, shadows
 from dpr_jax.light import prior as light_prior
 from dpr_jax.train.views import (
-  FACE_AXES_OF_FACES,
   Faces,
   relight_faces,
   relight_under,
@@ -230,10 +229,7 @@ def test_first_views_are_photos_as_often_as_asked(share, relit_of_many):
   assert (np.abs(views.luminance[0][~is_photo] - faces.luminance[~is_photo]).max(axis=(1, 2, 3)) > 1e-4).all()
   assert (np.abs(views.luminance[1] - faces.luminance).max(axis=(1, 2, 3)) > 1e-4).all()
   np.testing.assert_array_equal(views.original, faces.luminance)
-  for name in ("mask", "normal", "depth", "framing"):
-    np.testing.assert_array_equal(getattr(views, name), getattr(faces, name))
-  lengths = jax.tree.map(lambda axis, leaf: leaf.shape[axis], FACE_AXES_OF_FACES, views)
-  assert set(jax.tree.leaves(lengths)) == {400}
+  np.testing.assert_array_equal(views.mask, faces.mask)
 
 
 def test_views_are_brighter_and_darker_than_the_photo(relit_of_many):
