@@ -296,7 +296,7 @@ def _clear(path: Path) -> None:
   """Removes what a finished export has left beside its dataset."""
   with contextlib.suppress(OSError):  # none, or on Windows, where it goes when it is released
     (path / _LOCK).unlink()
-  shutil.rmtree(path / _DONE)
+  shutil.rmtree(path / _DONE, ignore_errors=True)  # the same command, given once more, may have been first
 
 
 @contextlib.contextmanager
@@ -316,12 +316,11 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
   with contextlib.ExitStack() as stack:
     try:
       path.mkdir(parents=True, exist_ok=True)
-      shutil.rmtree(path / _DONE, ignore_errors=True)
-      if not work.exists() and any(each.name != _LOCK for each in path.iterdir()):
-        finished = (path / SUMMARY).exists()
-        raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
-      work.mkdir(exist_ok=True)
+      _check_free(path)  # nothing is written into a folder of something else
       stack.enter_context(claimed(path / _LOCK, f"{path}: another export is filling it"))
+      _check_free(path)  # another export may have finished meanwhile
+      shutil.rmtree(path / _DONE, ignore_errors=True)
+      work.mkdir(exist_ok=True)
     except OSError as error:
       raise BadInput(f"{path}: cannot be written to ({error.strerror})") from error
     for partial in work.glob(f"*{_PARTIAL}"):
@@ -332,6 +331,14 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
       folder, dataclasses.asdict(settings) | {"photos": hashlib.sha256(ids.encode()).hexdigest()} | more
     )
     yield folder
+
+
+def _check_free(path: Path) -> None:
+  """A folder that an export may fill holds nothing, or an export that was cut short."""
+  ours = (_LOCK, _DONE)
+  if not (path / _WORK).exists() and any(each.name not in ours for each in path.iterdir()):
+    finished = (path / SUMMARY).exists()
+    raise BadInput(f"{path}: {'holds a finished dataset' if finished else 'is not empty'}; choose another folder")
 
 
 def _check_same_export(folder: ExportFolder, ours: Mapping[str, object]) -> None:

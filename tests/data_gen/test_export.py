@@ -264,6 +264,38 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
     pass
 
 
+def test_one_that_comes_while_another_finishes_leaves_its_dataset_alone(undisturbed, tmp_path, monkeypatch):
+  """It has looked, found an unfinished export, and then finds the folder free but full."""
+  shards, claimed = plan_shards(["a"], SMALL), export_lib.claimed
+
+  def claimed_late(*arguments):
+    shutil.rmtree(tmp_path / ".export")
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    return claimed(*arguments)
+
+  (tmp_path / ".export").mkdir()
+  monkeypatch.setattr(export_lib, "claimed", claimed_late)
+  with pytest.raises(BadInput, match="holds a finished dataset"), open_folder(tmp_path, SMALL, shards):
+    pass
+  assert sorted(set(os.listdir(tmp_path)) - {".lock"}) == sorted(os.listdir(undisturbed))
+
+
+def test_two_may_remove_what_is_left_at_the_end(tmp_path, monkeypatch):
+  """The same command, given once more, takes the renamed folder for what a killed export has left."""
+  rename = os.rename
+
+  def renamed(source, target):
+    rename(source, target)
+    shutil.rmtree(target)
+
+  (shard,) = plan_shards(["a"], SMALL)
+  with open_folder(tmp_path, SMALL, [shard]) as folder:
+    folder.write_shard(shard.filename, [])
+    monkeypatch.setattr(os, "rename", renamed)
+    with pytest.raises(BadInput, match="no portrait could be used"):
+      folder.finish([])
+
+
 def test_what_is_renamed_at_the_end_holds_no_open_file(tmp_path, monkeypatch):
   """Windows renames no folder with one; the lock lies beside it, and is gone in the end."""
   rename, renamed = os.rename, []
