@@ -13,11 +13,11 @@ from data_gen.heads import attachments, materials
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.buffers import OPAQUE
 from data_gen.heads.landmarks import SurfacePoints, load_correspondence
-from data_gen.heads.mesh import vertex_normals
 from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.noise import lattice, smooth_noise
 from data_gen.heads.pigments import melanin_of_luminance
 from data_gen.heads.rendering import shown_triangles
+from data_gen.rasterize import vertex_normals
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import linearise
 from dpr_jax.portrait.faces import OVAL

@@ -12,11 +12,10 @@ import numpy as np
 from data_gen.heads import attachments, lighting, materials
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.landmarks import SurfacePoints, lean, load_correspondence
-from data_gen.heads.mesh import vertex_normals
 from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.pose import DEPTH_ORIGIN, FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.texture import PortraitTexture
-from data_gen.rasterize import rasterize
+from data_gen.rasterize import rasterize, vertex_normals
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import sh

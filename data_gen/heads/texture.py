@@ -6,9 +6,8 @@ import numpy as np
 
 from data_gen.heads.landmarks import SurfacePoints
 from data_gen.heads.materials import Regions
-from data_gen.heads.mesh import vertex_normals
 from data_gen.heads.morphable_head import MorphableHead
-from data_gen.rasterize import rasterize
+from data_gen.rasterize import rasterize, vertex_normals
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.color import linearise
 from dpr_jax.portrait.faces import Face

@@ -5,12 +5,11 @@ import pytest
 
 from data_gen.face_mesh import head_pose
 from data_gen.heads.landmarks import load_correspondence
-from data_gen.heads.mesh import vertex_normals
 from data_gen.heads.morphable_head import load_morphable_head
 from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.rendering import draw_head, load_head_model
 from data_gen.heads.texture import fit, portrait_texture
-from data_gen.rasterize import rasterize
+from data_gen.rasterize import rasterize, vertex_normals
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.photo import read_photo
 from dpr_jax.portrait.faces import Face
