@@ -39,6 +39,7 @@ LINKED = PAGES | {README: (ROOT / "README.md").read_text(encoding="utf-8")}
 ENTRIES = (
   "relight.py",
   "export_dataset.py",
+  "convert_head.py",
   "train.py",
   "evaluate.py",
   "export_weights.py",
@@ -217,6 +218,7 @@ def test_other_commands_are_known_ones(line, monkeypatch):
     assert line in (
       *("pip install tensorboard", "tensorboard --logdir run"),
       *("npm ci --prefix web_page", "python -m http.server --directory relight"),
+      "git clone --depth=1 https://github.com/ICT-VGL/ICT-FaceKit",
     )
 
 

@@ -140,7 +140,8 @@ def heads_folder() -> Path:
       if (place / HEAD_FILE).is_file() and (place / HAIR_FILE).is_file():
         return place
   raise BadInput(
-    f"--source heads: {HEAD_FILE} and {HAIR_FILE} are in no folder that DPR_ASSETS names (nor in heads of DPR_SHARED)"
+    f"--source heads: {HEAD_FILE} and {HAIR_FILE} are in no folder that DPR_ASSETS names (nor in heads of DPR_SHARED); "
+    "dpr-jax convert-head makes the first"
   )
 
 

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 SCRIPTS = {
   "relight": "relight.py",
   "export": "export_dataset.py",
+  "convert-head": "convert_head.py",
   "train": "train.py",
   "evaluate": "evaluate.py",
   "app": "app.py",
@@ -47,7 +48,7 @@ def test_a_command_that_is_none_is_one_line(start):  # noqa: F811
   assert ended.stderr == f"dpr-jax: unknown command 'relit'; known are {', '.join(COMMANDS)}\n"
 
 
-@pytest.mark.parametrize("name", ["relight", "export", "app", "export-model", "weights"])
+@pytest.mark.parametrize("name", ["relight", "export", "convert-head", "app", "export-model", "weights"])
 def test_a_command_shows_its_own_flags_and_the_script_the_same(start, fakes, name):  # noqa: F811
   absent = fakes(*HEAVY)
   ended, script = program(start, name, "--help", **absent), start(ROOT / SCRIPTS[name], "--help", **absent)
