@@ -20,6 +20,7 @@ _SYSTEM_PACKAGES = {
 
 
 _silence = threading.RLock()
+_alone = threading.RLock()  # of what is hidden from an import, other threads must see nothing twice
 
 
 class MissingSystemLibrary(ImportError):
@@ -33,9 +34,10 @@ def import_native(name: str) -> ModuleType:
     MissingSystemLibrary: a shared object cannot be loaded.
   """
   try:
-    if not name.startswith("mediapipe"):
-      module = importlib.import_module(name)
-    with _hidden("tensorflow"), _postponed("matplotlib.pyplot"):
+    if name.startswith("mediapipe"):
+      with _alone, _hidden("tensorflow"), _postponed("matplotlib.pyplot"):
+        module = importlib.import_module(name)
+    else:
       module = importlib.import_module(name)
   except (ImportError, OSError) as error:
     if ".so" not in str(error):
