@@ -119,7 +119,7 @@ def decode_luminance(
   """
   network = network_for(params, dtype)
   options = {"exposure_stops": exposure_stops} if traits_of(params).shape_cell else {}
-  numbers = light.told(sh)[:, 0] if isinstance(sh, Light) and not options else sh
+  numbers = light.told(light.gray(sh))[:, 0] if isinstance(sh, Light) and not options else sh
   return _apply(network, params, encoding, numbers, method="decode", **options)[:, : size[0], : size[1]]
 
 
@@ -200,14 +200,18 @@ def _relight(
 ) -> jax.Array:
   """Images `[B, H, W, 3]`, each under N lights (arrays `[N, B, ...]`) -> `[N, B, H, W, 3]`."""
   lab = color.srgb_to_lab(images)
-  encoding = encode_luminance(params, lab[..., :1] / 100, dtype=dtype)
+  luminance = lab[..., :1] / 100
+  encoding = encode_luminance(params, luminance, dtype=dtype)
   network, size = network_for(params, dtype), images.shape[1:3]
 
   def under(target):
-    if not traits_of(params).shape_cell:
+    if traits_of(params).shape_cell:
+      target = target if isinstance(target, Light) else jax.vmap(light.soft_light)(target)
+      ratio = _apply(network, params, encoding, target, exposure_stops, method="log_ratio")[:, : size[0], : size[1]]
+    elif isinstance(target, Light) and target.channels == 3:  # there is no colour in L
+      ratio = log_ratio(params, encoding, luminance, target, dtype=dtype)
+    else:
       return _replace_luminance(lab, decode_luminance(params, encoding, target, size=size, dtype=dtype))
-    target = target if isinstance(target, Light) else jax.vmap(light.soft_light)(target)
-    ratio = _apply(network, params, encoding, target, exposure_stops, method="log_ratio")[:, : size[0], : size[1]]
     return jnp.clip(color.delinearise(multiply_light(color.linearise(images), ratio)), 0, 1)
 
   # One light after another: memory stays that of a single decode.
@@ -224,8 +228,8 @@ def relight_fn(
 ) -> jax.Array:
   """Relights whole images.
 
-  With a published network L of Lab goes through it and the chroma stays (Zhou et al. 2019, section 3.2); with ours,
-  linear RGB is multiplied by the ratio of the lights.
+  With a published network L of Lab goes through it and the chroma stays (Zhou et al. 2019, section 3.2); with ours, and
+  under coloured light, linear RGB is multiplied by the ratio of the lights.
 
   Args:
     params: from `load_params`.

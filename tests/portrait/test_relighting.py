@@ -152,6 +152,20 @@ def test_a_published_network_is_told_in_nine_numbers():
   np.testing.assert_allclose(relight_fn(PARAMS, IMAGES, LAMP), expected, atol=1e-5)
 
 
+def test_a_published_network_takes_every_colour_of_a_light():
+  """L has none: linear light is multiplied."""
+  luminance = jnp.asarray(color.srgb_to_lab(IMAGES[:1])[..., :1] / 100)
+  warm = Light(*(part[None] for part in WARM))
+  ratio = log_ratio(PARAMS, encode_luminance(PARAMS, luminance), luminance, warm)[0]
+  relit = relight_fn(PARAMS, IMAGES[0], WARM)
+  np.testing.assert_allclose(relight_lights(PARAMS, IMAGES[0], [LAMP, WARM])[1], relit, atol=1e-5)
+  expected = multiply_light(jnp.asarray(color.linearise(IMAGES[0])), ratio)
+  np.testing.assert_allclose(relit, np.clip(color.delinearise(expected), 0, 1), atol=1e-5)
+  gray = relight_fn(PARAMS, IMAGES[0], light.gray(WARM))
+  warmth = [float(np.mean(x[..., 0]) / np.mean(x[..., 2])) for x in (relit, gray)]
+  assert warmth[0] > 1.3 * warmth[1]
+
+
 def test_nine_numbers_are_a_light_without_lamps():
   expected = relight_fn(PARAMS_RATIO, IMAGES, LIGHTS[0])
   np.testing.assert_allclose(relight_fn(PARAMS_RATIO, IMAGES, light.soft_light(LIGHTS[0])), expected, atol=5e-4)
