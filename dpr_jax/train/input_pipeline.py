@@ -61,7 +61,7 @@ class RecordSource:
     self._shards = records.list_shards(folder, split)
     self.lost_reasons: list[str] = []
     self.lost = 0
-    self.whole_shape = _is_rendered(Path(folder))
+    self.whole_shape = _has_whole_shapes(Path(folder))
     lengths = _shard_lengths(Path(folder), split, len(self._shards))
     offsets = []
     for shard, length in zip(self._shards, lengths, strict=True):
@@ -149,10 +149,14 @@ def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
   return lengths if len(lengths) == count else [None] * count
 
 
-def _is_rendered(folder: Path) -> bool:
-  """Whether the export says that its normals are those of rendered heads; False where it says nothing."""
+def _has_whole_shapes(folder: Path) -> bool:
+  """Whether the export says that it is of rendered heads, with their own normals; False where it says nothing.
+
+  Procedural faces have normals in the whole picture, too, but no depth beside the face.
+  """
   try:
-    return read_json(folder / "export.json")["settings"]["normals"] == "synthetic"
+    settings = read_json(folder / "export.json")["settings"]
+    return settings["source"] == "heads" and settings["normals"] == "synthetic"
   except (OSError, ValueError, KeyError, TypeError):
     return False
 

@@ -274,13 +274,15 @@ def test_batches_are_float32_arrays(folder, iterate):
   np.testing.assert_allclose(np.linalg.norm(batch.normal, axis=-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("normals", ["face_mesh", "synthetic"])
-def test_shape_counts_beside_the_face_where_it_is_known_there(normals, tmp_path, iterate):
-  """A rendered head has its own hair, neck and shoulders; a fitted face merely goes on."""
+@pytest.mark.parametrize(
+  ("source", "normals", "beside"),
+  [("heads", "synthetic", 0.3), ("heads", "face_mesh", 0), ("synthetic", "synthetic", 0), ("photos", "face_mesh", 0)],
+)
+def test_shape_counts_beside_the_face_where_it_is_known_there(source, normals, beside, tmp_path, iterate):
+  """A rendered head has its own hair, neck and shoulders; a fitted face merely goes on, as does procedural depth."""
   write(tmp_path, [PAYLOADS[:4]])
-  (tmp_path / "export.json").write_text(json.dumps({"settings": {"normals": normals}}))
+  (tmp_path / "export.json").write_text(json.dumps({"settings": {"source": source, "normals": normals}}))
   batch = next(iterate(tmp_path, batch_size=4, crop=0.0, scale=0.0))
-  beside = 0.3 if normals == "synthetic" else 0
   np.testing.assert_allclose(batch.shape_weight, np.where(batch.mask, 1, beside))
 
 
