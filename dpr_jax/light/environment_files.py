@@ -81,7 +81,8 @@ def _check_layout(path: str, width: int, height: int) -> None:
 def _mended(path: str, panorama: np.ndarray, note: Callable[[str], None]) -> np.ndarray:
   finite = np.isfinite(panorama)
   count = panorama.size - np.count_nonzero(finite)
-  if count > _MOST_STRAY * panorama.size and count > panorama.shape[-1]:
+  one_pixel = panorama.size // (panorama.shape[0] * panorama.shape[1])
+  if count > max(_MOST_STRAY * panorama.size, one_pixel):
     raise BadInput(f"{path}: the environment map has {count} values that are not finite")
   if count:
     most = max(float(panorama.max(where=finite, initial=0)), 0.0)

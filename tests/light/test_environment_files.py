@@ -208,6 +208,15 @@ def test_more_than_stray_values_are_refused(tmp_path, value, reason):
     read_environment(exr(tmp_path, named(panorama, "R", "G", "B"), display=(64, 32)))
 
 
+def test_of_a_gray_map_as_few_are_strays(tmp_path):
+  panorama = np.full((32, 64), 2, np.float32)
+  panorama[3, 4] = np.nan
+  assert read_environment(exr(tmp_path, {"Y": panorama}, display=(64, 32)), note=lambda _: None)[3, 4] == 0
+  panorama[:, 5] = np.nan
+  with pytest.raises(BadInput, match="33 values that are not finite"):
+    read_environment(exr(tmp_path, {"Y": panorama}, display=(64, 32)))
+
+
 @pytest.mark.parametrize(
   ("width", "height", "name"),
   [
