@@ -110,6 +110,8 @@ class RelightService:
 
   def __exit__(self, *exception) -> None:
     self._finder.close()
+    for relighter in self._relighters.values():
+      relighter.close()
     self._decoders.close()
 
   def count_faces(self, path: str | os.PathLike) -> int:

@@ -48,6 +48,14 @@ def leans_left(pixels):
   return left.mean() / right.mean()
 
 
+def test_it_closes_what_it_opened(monkeypatch):
+  closed = []
+  monkeypatch.setattr(relight_service.Relighter, "close", lambda relighter: closed.append(relighter.weights))
+  with RelightService(("default",)):
+    pass
+  assert closed == ["default"]
+
+
 # What is asked of it.
 
 
