@@ -45,8 +45,6 @@ _TYPICAL_SCALE, _LEAST_SCALE = 0.1, 1e-4  # of the residuals, in shading, before
 # few outliers turn the light around although the shading hardly changes.
 _PRECISION = np.diag(np.repeat([0, 0.2, 1.0], [1, 3, 5]))
 
-_NETWORK_SIZE = 512  # what the relighting networks were trained on
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Lights that come from something.
@@ -274,16 +272,19 @@ def _sfsnet(path: str | os.PathLike | None) -> _NetworkEstimator:
 
 
 def _relighting_network(weights: str) -> _NetworkEstimator:
-  from dpr_jax.network.networks import network_for
+  from dpr_jax.network.networks import traits_of
   from dpr_jax.network.weights import load_params
   from dpr_jax.portrait import relighting  # imports Flax
 
   params = load_params(weights)
-  if (numbers := network_for(params).light_size) != 9:
-    raise BadInput(f"weights {weights!r}: give lights of {numbers} numbers; here a light is gray, 9 numbers")
+  network = traits_of(params)
+  if not network.gray:
+    raise BadInput(f"weights {weights!r}: give lights of {network.light_size} numbers; here a light is gray, 9 numbers")
+  size = network.native_size
 
   def estimate(pixels, skin):
-    resized = cv2.resize(pixels, (_NETWORK_SIZE, _NETWORK_SIZE), interpolation=cv2.INTER_AREA)
+    interpolation = cv2.INTER_AREA if len(pixels) > size else cv2.INTER_LINEAR
+    resized = cv2.resize(pixels, (size, size), interpolation=interpolation)
     light = relighting.estimate_light(params, resized.astype(np.float32) / 255)
     if isinstance(light, Light):  # our network sees linear light
       return np.asarray(harmonics(light))[0], "linear"

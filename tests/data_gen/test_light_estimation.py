@@ -15,6 +15,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.color import luminance_of_lightness, photo_luminance
 from dpr_jax.light import sh
+from dpr_jax.network.networks import Traits
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait.relighting import estimate_light as relight_estimate
 
@@ -426,6 +427,6 @@ def test_unknown_estimator():
 
 def test_color_networks_are_refused(monkeypatch):
   monkeypatch.setattr("dpr_jax.network.weights.load_params", lambda source: {})
-  monkeypatch.setattr("dpr_jax.network.networks.network_for", lambda params: type("Network", (), {"light_size": 27}))
+  monkeypatch.setattr("dpr_jax.network.networks.traits_of", lambda params: Traits("colour", 512, 16, 27, 64))
   with pytest.raises(BadInput, match="27 numbers"):
     light_estimation.make_estimator("network", weights="colour.t7")
