@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import filelock
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from tqdm import tqdm
@@ -36,7 +35,7 @@ from tqdm import tqdm
 from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.base.input_files import check_regular, read_json
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.base.output_files import atomic_output, check_free
+from dpr_jax.base.output_files import atomic_output, check_free, claimed
 from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.portrait.portrait import Portrait
 
@@ -336,14 +335,11 @@ def _alone(target: Path) -> Iterator[None]:
   place = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:32]
   user = os.getuid() if hasattr(os, "getuid") else 0
   path = Path(tempfile.gettempdir(), f"dpr_jax_film_{user}_{place}.lock")
-  try:
-    with filelock.FileLock(path, timeout=0):
-      try:
-        yield
-      finally:
-        path.unlink(missing_ok=True)
-  except filelock.Timeout:
-    raise BadInput(f"{target}: another run writes it just now") from None
+  with claimed(path, f"{target}: another run writes it just now"):
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
 
 
 def _relit(
