@@ -59,6 +59,7 @@ class Studio:
     self.size = self._relighter.size
     self.lights = [self._light(text) for text in options.lights]
     self._finder = self._relighter.finder if options.align else None
+    self._kept_backdrop: np.ndarray | None = None
 
   def __enter__(self) -> "Studio":
     return self
@@ -122,12 +123,12 @@ class Studio:
   def relight(self, encoded: Portrait | WholePhoto, light: Light) -> np.ndarray:
     """Pixels under a light, with `--strength`, `--exposure` and `--intensity` applied.
 
-    A whole photo has no lit side to keep: there exposure is a factor on the nine numbers of the light, as intensity is.
+    With `--no-align` exposure and intensity are a factor on the light.
     """
     options = self._options
     if self._finder is None:
-      factor = np.float32(options.intensity * 2.0**options.exposure)
-      return encoded.relight(light_module.told(light_module.gray(light))[0] * factor, options.strength)
+      factor = options.intensity * 2.0**options.exposure
+      return encoded.relight(light_module.told(light_module.gray(light))[0], options.strength, brightness=factor)
     return self._relighter.relight(
       encoded,
       light,
@@ -138,13 +139,17 @@ class Studio:
     )
 
   def _backdrop(self, portrait: Portrait) -> np.ndarray | None:
-    """What `--replace_background` puts behind the persons of a photo, of its shape and type."""
+    """What `--replace_background` puts behind the persons of a photo, of its shape and type; one photo's is kept."""
     file = self._options.replace_background
     if file is None:
       return None
     if not portrait.has_mattes:
       raise BadInput(f"--replace_background {file}: no person was found to put before it, or no segmenter to look")
-    return backdrops.backdrop(file, portrait.pixels.shape, portrait.pixels.dtype, self._options.env_rotate)
+    pixels = portrait.pixels
+    kept = self._kept_backdrop
+    if kept is None or (kept.shape, kept.dtype) != (pixels.shape, pixels.dtype):
+      self._kept_backdrop = backdrops.backdrop(file, pixels.shape, pixels.dtype, self._options.env_rotate)
+    return self._kept_backdrop
 
   @property
   def exposure(self) -> float:
@@ -203,9 +208,12 @@ def relight_folder(studio: Studio, source: Path, target: Path, overwrite: bool) 
   source_of: dict[str, Path] = {}
   for path in tqdm(photos, unit="photo", disable=None):
     name = path.name if path.suffix.lower() in WRITTEN_FORMATS else f"{path.stem}.png"
+    written = [target / name, *(_pass_files(target / name).values() if studio.writes_passes else ())]
     try:
-      if (other := source_of.setdefault(name, path)) != path:
-        raise BadInput(f"{path}: would be written to {name}, as {other.name} is")
+      for file in written:
+        if file.name in source_of:
+          raise BadInput(f"{path}: would be written to {file.name}, as {source_of[file.name].name} is")
+      source_of |= {file.name: path for file in written}
       relight_photo(studio, path, target / name, overwrite)
     except BadInput as error:
       failures.append(str(error))

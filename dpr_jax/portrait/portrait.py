@@ -6,6 +6,7 @@ network's picture but the *ratio* of new to old linear light: at the photo's own
 and away from the head nothing changes.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
 from dpr_jax.image.photo import PIXEL_TYPES, to_8_bits
 from dpr_jax.light import exposure, sh
-from dpr_jax.light.light import Light, as_light, luminance, rotate, with_lamps
+from dpr_jax.light.light import MAX_LAMPS, Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import traits_of
@@ -36,7 +37,7 @@ from dpr_jax.portrait.square import cut_square, edge_inside, warp_to_photo
 cv2 = import_native("cv2")
 
 # Lamps that a network renders at a time, so that few shapes are compiled.
-_LAMP_COUNTS = (1, 4)
+_LAMP_COUNTS = (1, MAX_LAMPS)
 # The side of what the key of a face is taken from, and the least that it can be.
 _KEY_SIDE, _LEAST_KEY = 64, 1e-4
 _SKIN_FINER = 4
@@ -231,8 +232,7 @@ class Portrait:
     """
     if not self.has_shapes:
       raise ValueError("no shape is known of these persons")
-    light = as_light(light)
-    light = with_lamps(light, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    light = _of_few_shapes(as_light(light))
     shapes = [face.person.shape for face in self.faces]
     cells = [person_shape.passes(shape, light) for shape in shapes]
     for name in PASSES:
@@ -285,8 +285,8 @@ class Portrait:
 
   def _log_ratio(self, face: FramedFace, light: Light) -> tuple[np.ndarray, float]:
     """The logarithm of new over old linear light in the square, `[S, S, C]`, and what to add to keep the key."""
-    upright = rotate(light, sh.roll(face.framing.roll))
-    upright = with_lamps(upright, next(count for count in _LAMP_COUNTS if count >= len(light.towards)))
+    # A published network, too, is told of it as of lamps: scaled to a brightness that it knows.
+    upright = _of_few_shapes(rotate(light, sh.roll(face.framing.roll)))
     batch = Light(*(part[None] for part in upright))
     lightness = face.luminance[None, ..., None]
     ratio = self._call(log_ratio, self._params, face.encoding, lightness, batch, dtype=self._dtype)
@@ -296,10 +296,21 @@ class Portrait:
     return ratio, float(np.log(_key(before, face.skin) / _key(after, face.skin)))
 
 
+def _of_few_shapes(light: Light) -> Light:
+  """The light with lamps that are off added, so that few shapes are compiled.
+
+  Raises:
+    ValueError: it has more than `MAX_LAMPS`.
+  """
+  lamps = len(light.towards)
+  if lamps > MAX_LAMPS:
+    raise ValueError(f"a light of {lamps} lamps; at most {MAX_LAMPS} are rendered")
+  return with_lamps(light, next(count for count in _LAMP_COUNTS if count >= lamps))
+
+
 def _person_log_ratio(person: Person, light: Light, gain: float) -> np.ndarray:
   """The logarithm of new over old linear light on a whole person, `[N, N, C]`."""
-  count = next(count for count in _LAMP_COUNTS if count >= len(light.towards))
-  lit = person_shape.shading(person.shape, with_lamps(light, count))
+  lit = person_shape.shading(person.shape, _of_few_shapes(light))
   ratio = np.log(lit) - np.log(person.shading) + gain
   # Where shape is guessed from an outline, less is changed: burnt white shirts tell of every error.
   change = np.log(luminance(np.exp(ratio)))
@@ -350,19 +361,23 @@ class WholePhoto:
     self._encoding = encode_luminance(params, self._luminance[None, ..., None], dtype=dtype)
     self.source_light = _first_light(self._encoding)
 
-  def relight(self, light: np.ndarray, strength: float = 1.0) -> np.ndarray:
+  def relight(self, light: np.ndarray, strength: float = 1.0, *, brightness: float = 1.0) -> np.ndarray:
     """The photo under another light, `[H, W, 3]` uint8.
 
     Args:
       light: nine numbers, `[9]`.
       strength: exponent of the ratio of new to old L.
+      brightness: a factor on the numbers that a published network is told. Ours keeps the photo's key whatever the
+        brightness of a light, so that there it is a factor on that key.
     """
     light = np.asarray(light, np.float32)
     if light.shape != (9,) or not np.isfinite(light).all():
       raise ValueError(f"a light must be 9 finite numbers, not {light}")
-    light = light[None]
-    relit = decode_luminance(self._params, self._encoding, light, size=self._luminance.shape, dtype=self._dtype)
-    relit = np.asarray(relit)[0, ..., 0]
+    options = {"size": self._luminance.shape, "dtype": self._dtype}
+    if isinstance(self._encoding, RatioEncoding):
+      options["exposure_stops"] = math.log2(brightness)
+    light = light[None] * np.float32(brightness)
+    relit = np.asarray(decode_luminance(self._params, self._encoding, light, **options))[0, ..., 0]
     if strength != 1:
       log_ratio = np.log((relit + _RATIO_OFFSET) / (self._luminance + _RATIO_OFFSET))
       relit = np.clip((self._luminance + _RATIO_OFFSET) * np.exp(strength * log_ratio) - _RATIO_OFFSET, 0, 1)

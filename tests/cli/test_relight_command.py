@@ -18,15 +18,17 @@ from PIL import ExifTags, Image
 from skimage import data
 
 from dpr_jax.base.assets import ASSETS
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, BadInputs
 from dpr_jax.cli import relight_command
-from dpr_jax.cli.relight_command import Options, Studio, relight, relight_film, relight_photo
+from dpr_jax.cli.relight_command import Options, Studio, relight, relight_film, relight_folder, relight_photo
 from dpr_jax.image import pictures
+from dpr_jax.image.color import linearise
 from dpr_jax.image.photo import Photo, read_photo, write_photo
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
+from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import network_for
-from dpr_jax.portrait import relighter
+from dpr_jax.portrait import portrait, relighter
 from dpr_jax.portrait.faces import choose_face_finder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.passes import pass_photos
@@ -278,19 +280,49 @@ def test_passes_are_written_beside_the_photo_with_16_bits(photo, tmp_path):
     relight_photo(PassesStudio(), photo, tmp_path / "relit.png", False)
 
 
+def test_passes_of_two_photos_do_not_share_a_file(tmp_path):
+  folder, out = tmp_path / "photos", tmp_path / "out"
+  folder.mkdir()
+  for name in ("a.jpg", "a.png", "a_matte.png"):
+    write_photo(folder / name, Photo(ASTRONAUT))
+  with pytest.raises(BadInputs) as caught:
+    relight_folder(PassesStudio(), folder, out, True)
+  assert [line.partition(": ")[2] for line in str(caught.value).splitlines()[1:]] == [
+    "would be written to a_matte.png, as a.jpg is",  # the passes of a.png
+    "would be written to a_matte.png, as a.jpg is",  # the photo a_matte.png
+  ]
+  assert {path.name for path in out.iterdir()} == {"a.jpg", *(f"a_{name}.png" for name in PASSES)}
+
+
 def test_without_shapes_there_are_no_passes():
   with pytest.raises(BadInput, match="passes: need weights that know shape"):
     pass_photos(HalfPortrait(np.zeros((4, 4, 3), np.uint8), has_shapes=False), None)
 
 
-def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path):
+def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path, monkeypatch):
   """Digit for digit, as their demo: what the network gets of a text file is its numbers times 0.7."""
   np.savetxt(tmp_path / "light.txt", NUMBERS)
   (light, _), options = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7)
-  assert not options
-  np.testing.assert_array_equal(light, NUMBERS * np.float32(0.7), strict=True)
-  (brighter, _), _ = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7, exposure=1)
-  np.testing.assert_allclose(brighter, NUMBERS * 1.4, rtol=1e-6)
+  assert options == {"brightness": 0.7}
+  np.testing.assert_array_equal(light, NUMBERS, strict=True)
+  _, options = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7, exposure=1)
+  assert options == {"brightness": pytest.approx(1.4)}
+  asked = []
+  monkeypatch.setattr(portrait, "encode_luminance", lambda *_, dtype: Encoding(None, light[None], ()))
+  monkeypatch.setattr(portrait, "decode_luminance", lambda params, encoding, light, **options: asked.append(light) or 0)
+  with pytest.raises(IndexError):  # of the stand-in's 0
+    portrait.WholePhoto({}, ASTRONAUT, 64).relight(light, brightness=0.7)
+  np.testing.assert_array_equal(asked[0][0], NUMBERS * np.float32(0.7), strict=True)
+
+
+def test_without_alignment_our_network_follows_exposure_too(tmp_path):
+  """It keeps the key of a photo whatever the brightness of a light."""
+  write_photo(tmp_path / "photo.png", Photo(ASTRONAUT))
+  relit = []
+  for exposure in (0, -2):
+    relight(with_(align=False, exposure=exposure, overwrite=True), tmp_path / "photo.png", tmp_path / "out.png")
+    relit.append(linearise(pixels_of(tmp_path / "out.png") / np.float32(255)).mean())
+  assert relit[1] == pytest.approx(relit[0] / 4, rel=0.15)
 
 
 def test_without_alignment_a_lamp_is_told_as_its_nine_numbers():
