@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_gen.heads.wavefront import Mesh, read_mesh, read_surface, read_text_file, triangulate
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.input_files import read_json, read_text
+from dpr_jax.base.input_files import read_json
 from dpr_jax.base.output_files import atomic_output, check_free
 
 NEUTRAL, INDICES = "generic_neutral_mesh", "vertex_indices.json"
@@ -22,9 +23,7 @@ _VERTEX_LISTS = {
   "rigid_vertices": "idx_to_rigid_verts",
   "fitting_vertices": "idx_to_fitting_verts",
 }
-_MOST_OBJ_BYTES = 2**23  # the project's have 2.6 MB
 _MOST_LICENSE_BYTES = 2**16
-_MOST_COORDINATE = 1e4  # No head is 100 m large, and half precision ends at 6.5e4.
 
 
 class Region(NamedTuple):
@@ -97,22 +96,6 @@ LIGHT = Layout(
 )
 
 
-class _Mesh(NamedTuple):
-  """A mesh in an OBJ file.
-
-  Attributes:
-    path: the file.
-    vertices: `[V, 3]` float64.
-    statements: the lines on polygons and their materials, as they stand in the file.
-    uv: the lines on texture coordinates.
-  """
-
-  path: Path
-  vertices: np.ndarray
-  statements: list[str]
-  uv: list[str]
-
-
 def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, overwrite: bool = False) -> str:
   """Writes the model of a clone of ICT-FaceKit as one file, which `load_morphable_head` reads.
 
@@ -136,9 +119,9 @@ def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, ove
     BadInput: `out` exists, or cannot be written; a file is missing or damaged, or is not as `layout` says.
   """
   check_free(out, overwrite)
-  terms = _read(Path(facekit) / "LICENSE", _MOST_LICENSE_BYTES)
+  terms = read_text_file(Path(facekit) / "LICENSE", _MOST_LICENSE_BYTES)
   folder = Path(facekit) / "FaceXModel"
-  neutral = _read_mesh(folder / f"{NEUTRAL}.obj", layout)
+  neutral = _read_shape(folder / f"{NEUTRAL}.obj", layout)
   triangles = _triangles(neutral, layout)
   expression_names, vertex_lists = _read_indices(folder / INDICES, layout)
   identity_names = [f"identity{number:03d}" for number in range(layout.identities)]
@@ -162,101 +145,48 @@ def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, ove
   return terms
 
 
-def _read(path: Path, most: int) -> str:
-  try:
-    return read_text(path, most)
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-  except ValueError as error:
-    raise BadInput(f"{path}: is not a text in UTF-8") from error
-
-
-def _read_mesh(path: Path, layout: Layout) -> _Mesh:
+def _read_shape(path: Path, layout: Layout) -> Mesh:
   """Reads a mesh that has as many vertices and polygons as the layout says."""
-  lines: dict[str, list[str]] = {"v": [], "vt": [], "f": [], "usemtl": []}
-  statements = []
-  for line in _read(path, _MOST_OBJ_BYTES).splitlines():
-    keyword = line.partition(" ")[0]
-    if keyword in lines:
-      lines[keyword].append(line)
-      if keyword in ("f", "usemtl"):
-        statements.append(line)
-  for keyword, what, count in (("v", "vertices", layout.vertices), ("f", "polygons", layout.polygons)):
-    if len(lines[keyword]) != count:
-      raise BadInput(f"{path}: has {len(lines[keyword])} {what}, and not the model's {count}")
-  return _Mesh(path, _coordinates(path, lines["v"], 3), statements, lines["vt"])
+  mesh = read_mesh(path)
+  polygons = sum(statement.startswith("f ") for statement in mesh.statements)
+  for what, found, count in (
+    ("vertices", len(mesh.vertices), layout.vertices),
+    ("polygons", polygons, layout.polygons),
+  ):
+    if found != count:
+      raise BadInput(f"{path}: has {found} {what}, and not the model's {count}")
+  return mesh
 
 
-def _coordinates(path: Path, lines: list[str], count: int) -> np.ndarray:
-  """`[N, count]` of lines that hold a word and so many numbers."""
-  if not lines:
-    return np.zeros((0, count))
-  try:
-    coordinates = np.loadtxt(lines, usecols=range(1, count + 1), ndmin=2)
-  except ValueError as error:
-    raise BadInput(f"{path}: has coordinates that are not {count} numbers") from error
-  if not (np.abs(coordinates) < _MOST_COORDINATE).all():
-    raise BadInput(f"{path}: has coordinates that are not finite, or beyond {_MOST_COORDINATE:.0f}")
-  return coordinates
-
-
-def _displacements(folder: Path, names: Sequence[str], neutral: _Mesh, layout: Layout) -> np.ndarray:
+def _displacements(folder: Path, names: Sequence[str], neutral: Mesh, layout: Layout) -> np.ndarray:
   """`[N, V, 3]` float16: from the vertices of the neutral head to those of each shape."""
   displacements = np.empty((len(names), *neutral.vertices.shape), np.float16)
   for displacement, name in zip(displacements, names, strict=True):
-    shape = _read_mesh(folder / f"{name}.obj", layout)
+    shape = _read_shape(folder / f"{name}.obj", layout)
     if shape.statements != neutral.statements:  # then its vertices may be in another order
       raise BadInput(f"{shape.path}: its polygons are not those of {neutral.path.name}")
     displacement[:] = shape.vertices - neutral.vertices
   return displacements
 
 
-def _triangles(mesh: _Mesh, layout: Layout) -> dict[str, np.ndarray]:
+def _triangles(mesh: Mesh, layout: Layout) -> dict[str, np.ndarray]:
   """The polygons of a mesh as triangles, and what is known of each."""
-  corners, is_quad, material = _polygons(mesh, layout)
-  uv = _coordinates(mesh.path, mesh.uv, 2)
-  if (corners < 0).any() or (corners >= (len(mesh.vertices), len(uv))).any():
-    raise BadInput(f"{mesh.path}: a polygon names a vertex that does not exist")
-  place = mesh.vertices[corners[..., 0]]
+  surface = read_surface(mesh)
+  strange = set(surface.materials).difference(layout.materials)
+  if strange:
+    raise BadInput(f"{mesh.path}: has polygons of no known material, such as {min(strange)!r}")
+  place = mesh.vertices[surface.corners[..., 0]]
   diagonals = np.linalg.norm(place[:, :2] - place[:, 2:], axis=-1)
-  cut = np.where((is_quad & (diagonals[:, 1] < diagonals[:, 0]))[:, None], (0, 1, 3, 1, 2, 3), (0, 1, 2, 0, 2, 3))
-  kept = np.stack([np.ones_like(is_quad), is_quad], axis=1)
-  triangles = np.take_along_axis(corners, cut[..., None], axis=1).reshape(-1, 2, 3, 2)[kept].astype(np.int32)
-  polygon = np.nonzero(kept)[0].astype(np.int32)
+  triangles, polygon = triangulate(surface, diagonals[:, 1] < diagonals[:, 0])
+  material = np.array([layout.materials.index(name) for name in surface.materials], np.int8)
   return {
     "faces": triangles[..., 0],
     "face_uv": triangles[..., 1],
-    "uv": uv.astype(np.float32),
+    "uv": surface.uv.astype(np.float32),
     "face_polygon": polygon,
     "face_region": _numbered([region.polygons for region in layout.regions])[polygon],
     "face_material": material[polygon],
   }
-
-
-def _polygons(mesh: _Mesh, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Corners, what is a quad, and materials of all polygons.
-
-  Returns:
-    `[P, 4, 2]` numbers of vertices and of texture coordinates from 0 on, where triangles have their last corner twice;
-    `[P]` bool; `[P]` int8.
-  """
-  corners, materials, material = [], [], -1
-  try:
-    for keyword, *words in map(str.split, mesh.statements):
-      if keyword == "usemtl":
-        material = layout.materials.index(words[0])
-      else:
-        corners.append([[int(number) for number in word.split("/")[:2]] for word in words])
-        materials.append(material)
-    is_quad = np.array([len(polygon) for polygon in corners]) == 4
-    padded = np.array([polygon + polygon[2:] if len(polygon) == 3 else polygon for polygon in corners], np.int64)
-    if padded.shape != (len(corners), 4, 2) or min(materials) < 0:
-      raise ValueError
-  except (ValueError, IndexError, OverflowError) as error:
-    raise BadInput(
-      f"{mesh.path}: has a polygon that is not 3 or 4 corners VERTEX/TEXTURE of a known material"
-    ) from error
-  return padded - 1, is_quad, np.array(materials, np.int8)
 
 
 def _read_indices(path: Path, layout: Layout) -> tuple[list[str], dict[str, np.ndarray]]:

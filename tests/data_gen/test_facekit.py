@@ -211,14 +211,24 @@ def test_a_polygon_names_only_what_exists(clone, tmp_path, polygon):
     [*FACES[:-1], "f 7//1 8//3 9//2"],
     [*FACES[:-1], "f 7/1 8/3 x/2"],
     [*FACES[:-1], f"f 7/1 8/3 {2**70}/2"],
-    [*FACES[:-2], "usemtl M_Hat", FACES[-1]],
-    [*FACES[:-2], "usemtl", FACES[-1]],
-    FACES[1:],
   ],
 )
-def test_a_polygon_has_corners_and_a_material(clone, tmp_path, faces):
+def test_a_polygon_has_corners(clone, tmp_path, faces):
   write_obj(clone / "FaceXModel" / "generic_neutral_mesh.obj", VERTICES, faces)
   refused(clone, tmp_path, r"generic_neutral_mesh\.obj: has a polygon that is not 3 or 4 corners")
+
+
+@pytest.mark.parametrize(
+  ("faces", "name"),
+  [
+    ([*FACES[:-2], "usemtl M_Hat", FACES[-1]], "M_Hat"),
+    ([*FACES[:-2], "usemtl", FACES[-1]], ""),
+    (FACES[1:], ""),
+  ],
+)
+def test_a_polygon_has_a_material(clone, tmp_path, faces, name):
+  write_obj(clone / "FaceXModel" / "generic_neutral_mesh.obj", VERTICES, faces)
+  refused(clone, tmp_path, rf"generic_neutral_mesh\.obj: has polygons of no known material, such as '{name}'")
 
 
 def refused(clone, tmp_path, message):
