@@ -219,6 +219,8 @@ def test_other_commands_are_known_ones(line, monkeypatch):
       *("pip install tensorboard", "tensorboard --logdir run"),
       *("npm ci --prefix web_page", "python -m http.server --directory relight"),
       "git clone --depth=1 https://github.com/ICT-VGL/ICT-FaceKit",
+      "git clone --depth=1 https://github.com/makehumancommunity/makehuman",
+      "GIT_LFS_SKIP_SMUDGE=1 git clone --depth=1 https://github.com/makehumancommunity/makehuman-assets",
     )
 
 

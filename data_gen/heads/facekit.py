@@ -1,4 +1,4 @@
-"""Makes `ict_facekit.npz`, the file of the morphable head, out of a clone of the project ICT-FaceKit.
+"""Reads the morphable head of `ict_facekit.npz` out of a clone of the project ICT-FaceKit.
 
 The project (https://github.com/ICT-VGL/ICT-FaceKit, MIT; Li et al., "Learning Formation of Physically-Based Face
 Attributes", CVPR 2020) keeps each shape of its model "Light" as a whole head in a Wavefront OBJ file: the mean head,
@@ -15,7 +15,6 @@ import numpy as np
 from data_gen.heads.wavefront import Mesh, read_mesh, read_surface, read_text_file, triangulate
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_json
-from dpr_jax.base.output_files import atomic_output, check_free
 
 NEUTRAL, INDICES = "generic_neutral_mesh", "vertex_indices.json"
 _VERTEX_LISTS = {
@@ -96,10 +95,10 @@ LIGHT = Layout(
 )
 
 
-def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, overwrite: bool = False) -> str:
-  """Writes the model of a clone of ICT-FaceKit as one file, which `load_morphable_head` reads.
+def read_head(facekit: str | Path, layout: Layout = LIGHT) -> dict[str, np.ndarray]:
+  """Reads the model of a clone of ICT-FaceKit as the arrays of the file that `load_morphable_head` reads.
 
-  Its arrays: `neutral` `[V, 3]` float32 in the units of the source (cm); `identity` `[I, V, 3]` and `expression`
+  These are: `neutral` `[V, 3]` float32 in the units of the source (cm); `identity` `[I, V, 3]` and `expression`
   `[E, V, 3]` float16, with `identity_names` and `expression_names`; `faces` `[T, 3]` int32, the source's polygons with
   quads cut along the shorter diagonal, with `face_polygon`, `face_region` and `face_material` `[T]`; `uv` `[N, 2]`
   float32, v up, and `face_uv` `[T, 3]`; `vertex_region` `[V]`, `region_names`, `material_names`; the vertex numbers
@@ -108,24 +107,18 @@ def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, ove
 
   Args:
     facekit: the folder with `LICENSE` and the folder `FaceXModel`.
-    out: the file to write.
     layout: what the files must hold.
-    overwrite: whether an existing file may be replaced.
-
-  Returns:
-    The text of the licence.
 
   Raises:
-    BadInput: `out` exists, or cannot be written; a file is missing or damaged, or is not as `layout` says.
+    BadInput: a file is missing or damaged, or is not as `layout` says.
   """
-  check_free(out, overwrite)
   terms = read_text_file(Path(facekit) / "LICENSE", _MOST_LICENSE_BYTES)
   folder = Path(facekit) / "FaceXModel"
   neutral = _read_shape(folder / f"{NEUTRAL}.obj", layout)
   triangles = _triangles(neutral, layout)
   expression_names, vertex_lists = _read_indices(folder / INDICES, layout)
   identity_names = [f"identity{number:03d}" for number in range(layout.identities)]
-  arrays = {
+  return {
     "neutral": neutral.vertices.astype(np.float32),
     "identity": _displacements(folder, identity_names, neutral, layout),
     "expression": _displacements(folder, expression_names, neutral, layout),
@@ -140,9 +133,6 @@ def convert(facekit: str | Path, out: str | Path, *, layout: Layout = LIGHT, ove
     "jaw_left": np.array(layout.jaw_left, np.int32),
     "license": np.array(terms),
   }
-  with atomic_output(out, overwrite) as temporary, temporary.open("wb") as file:
-    np.savez_compressed(file, **arrays)
-  return terms
 
 
 def _read_shape(path: Path, layout: Layout) -> Mesh:

@@ -141,7 +141,7 @@ def heads_folder() -> Path:
         return place
   raise BadInput(
     f"--source heads: {HEAD_FILE} and {HAIR_FILE} are in no folder that DPR_ASSETS names (nor in heads of DPR_SHARED); "
-    "dpr-jax convert-head makes the first"
+    "dpr-jax convert-head makes them"
   )
 
 

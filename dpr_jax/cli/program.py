@@ -10,7 +10,7 @@ PROGRAM = "dpr-jax"
 COMMANDS = {
   "relight": "relight photos and films",
   "export": "make a dataset of relit portraits",
-  "convert-head": "make the morphable head for an export of rendered heads",
+  "convert-head": "make head and hair for an export of rendered heads",
   "train": "train a network on a dataset",
   "evaluate": "measure networks on held-out faces",
   "app": "serve the web app",

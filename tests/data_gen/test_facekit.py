@@ -1,17 +1,14 @@
-"""The morphable head's file made of OBJ files: small ones written here, and those that the reference file tells of."""
+"""The morphable head read out of OBJ files: small ones written here."""
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from data_gen.heads.facekit import Layout, Region, convert
+from data_gen.heads.facekit import Layout, Region, read_head
 from data_gen.heads.morphable_head import load_morphable_head
 from dpr_jax.base.errors import BadInput
-from tests.conftest import ROOT
 
 SMALL = Layout(
   regions=(Region("Face", 6, 2), Region("Head and Neck", 3, 1)),
@@ -64,9 +61,9 @@ def write_indices(folder, **changes):
   (folder / "vertex_indices.json").write_text(json.dumps(indices | changes))
 
 
-def test_the_reader_gets_the_model_that_the_files_hold(clone, tmp_path):
-  assert convert(clone, tmp_path / "new" / "head.npz", layout=SMALL) == TERMS
-  head = load_morphable_head(tmp_path / "new" / "head.npz")
+def test_the_renderer_gets_the_model_that_the_files_hold(clone, tmp_path):
+  np.savez(tmp_path / "head.npz", **read_head(clone, SMALL))
+  head = load_morphable_head(tmp_path / "head.npz")
   np.testing.assert_array_equal(head.neutral, VERTICES)
   for modes, names in ((head.identity, ["identity000", "identity001"]), (head.expression, ["jawOpen"])):
     np.testing.assert_array_equal(head.neutral + modes, [shape(name) for name in names])
@@ -76,10 +73,8 @@ def test_the_reader_gets_the_model_that_the_files_hold(clone, tmp_path):
   np.testing.assert_array_equal(head.landmarks68, [5, *[2] * 67])
 
 
-def test_the_file_keeps_what_else_is_known_of_the_mesh(clone, tmp_path):
-  convert(clone, tmp_path / "head.npz", layout=SMALL)
-  with np.load(tmp_path / "head.npz", allow_pickle=False) as file:
-    arrays = dict(file)
+def test_it_keeps_what_else_is_known_of_the_mesh(clone):
+  arrays = read_head(clone, SMALL)
   expected = {
     "uv": UV,
     "face_uv": [(0, 1, 0), (1, 2, 0), (0, 1, 1), (0, 1, 2), (0, 2, 1)],
@@ -97,16 +92,6 @@ def test_the_file_keeps_what_else_is_known_of_the_mesh(clone, tmp_path):
   }
   for name, array in expected.items():
     np.testing.assert_array_equal(arrays[name], array, err_msg=name)
-
-
-def test_a_file_is_replaced_only_where_that_is_wanted(clone, tmp_path):
-  out = tmp_path / "head.npz"
-  out.write_text("of the user")
-  with pytest.raises(BadInput, match="exists already"):  # which is said before anything is read
-    convert(tmp_path / "nowhere", out, layout=SMALL)
-  assert out.read_text() == "of the user"
-  convert(clone, out, layout=SMALL, overwrite=True)
-  load_morphable_head(out)
 
 
 FAULTS = {
@@ -174,10 +159,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_clone_that_cannot_be_used_is_one_line(clone, tmp_path, fault):
+def test_a_clone_that_cannot_be_used_is_one_line(clone, fault):
   spoil, message = FAULTS[fault]
   spoil(clone / "FaceXModel")
-  refused(clone, tmp_path, message)
+  refused(clone, message)
 
 
 @pytest.mark.parametrize(
@@ -190,16 +175,16 @@ def test_a_clone_that_cannot_be_used_is_one_line(clone, tmp_path, fault):
     ("", "not 3 numbers"),
   ],
 )
-def test_a_coordinate_that_is_none_is_one_line(clone, tmp_path, coordinate, what):
+def test_a_coordinate_that_is_none_is_one_line(clone, coordinate, what):
   path = clone / "FaceXModel" / "identity001.obj"
   path.write_text(path.read_text().replace("v 0.0 0.0 1.0", f"v 0.0 0.0 {coordinate}"))
-  refused(clone, tmp_path, rf"identity001\.obj: has coordinates that are {what}")
+  refused(clone, rf"identity001\.obj: has coordinates that are {what}")
 
 
 @pytest.mark.parametrize("polygon", ["7/1 8/3 10/2", "0/1 8/3 9/2", "-1/1 8/3 9/2", "7/1 8/3 9/4"])
-def test_a_polygon_names_only_what_exists(clone, tmp_path, polygon):
+def test_a_polygon_names_only_what_exists(clone, polygon):
   write_obj(clone / "FaceXModel" / "generic_neutral_mesh.obj", VERTICES, [*FACES[:-1], f"f {polygon}"])
-  refused(clone, tmp_path, r"generic_neutral_mesh\.obj: a polygon names a vertex that does not exist")
+  refused(clone, r"generic_neutral_mesh\.obj: a polygon names a vertex that does not exist")
 
 
 @pytest.mark.parametrize(
@@ -213,9 +198,9 @@ def test_a_polygon_names_only_what_exists(clone, tmp_path, polygon):
     [*FACES[:-1], f"f 7/1 8/3 {2**70}/2"],
   ],
 )
-def test_a_polygon_has_corners(clone, tmp_path, faces):
+def test_a_polygon_has_corners(clone, faces):
   write_obj(clone / "FaceXModel" / "generic_neutral_mesh.obj", VERTICES, faces)
-  refused(clone, tmp_path, r"generic_neutral_mesh\.obj: has a polygon that is not 3 or 4 corners")
+  refused(clone, r"generic_neutral_mesh\.obj: has a polygon that is not 3 or 4 corners")
 
 
 @pytest.mark.parametrize(
@@ -226,70 +211,13 @@ def test_a_polygon_has_corners(clone, tmp_path, faces):
     (FACES[1:], ""),
   ],
 )
-def test_a_polygon_has_a_material(clone, tmp_path, faces, name):
+def test_a_polygon_has_a_material(clone, faces, name):
   write_obj(clone / "FaceXModel" / "generic_neutral_mesh.obj", VERTICES, faces)
-  refused(clone, tmp_path, rf"generic_neutral_mesh\.obj: has polygons of no known material, such as '{name}'")
+  refused(clone, rf"generic_neutral_mesh\.obj: has polygons of no known material, such as '{name}'")
 
 
-def refused(clone, tmp_path, message):
-  """Converting ends in one line, and leaves nothing behind."""
+def refused(clone, message):
+  """Reading ends in one line."""
   with pytest.raises(BadInput, match=message) as caught:
-    convert(clone, tmp_path / "new" / "head.npz", layout=SMALL)
+    read_head(clone, SMALL)
   assert "\n" not in str(caught.value)
-  assert not (tmp_path / "new").exists()
-
-
-def test_the_command_makes_the_reference_file_of_the_files_that_it_tells_of(shared, tmp_path):
-  """All shapes but two are the neutral head, which saves writing them."""
-  with np.load(shared("heads/ict_facekit.npz"), allow_pickle=False) as file:
-    reference = dict(file)
-  folder = tmp_path / "ICT-FaceKit" / "FaceXModel"
-  folder.mkdir(parents=True)
-  (folder.parent / "LICENSE").write_text(TERMS)
-  neutral, faces = reference["neutral"].astype(float), polygons_of(reference)
-  write_obj(folder / "generic_neutral_mesh.obj", neutral, faces, reference["uv"])
-  for modes in ("identity", "expression"):
-    first, *others = reference[f"{modes}_names"].tolist()
-    write_obj(folder / f"{first}.obj", neutral + reference[modes][0], faces, reference["uv"])
-    for name in others:
-      os.link(folder / "generic_neutral_mesh.obj", folder / f"{name}.obj")
-    reference[modes][1:] = 0
-  write_indices(
-    folder,
-    expressions=reference["expression_names"].tolist(),
-    idx_to_landmark_verts=reference["landmarks68"].tolist(),
-    idx_to_rigid_verts=reference["rigid_vertices"].tolist(),
-    idx_to_fitting_verts=reference["fitting_vertices"].tolist(),
-  )
-  command = [sys.executable, ROOT / "convert_head.py", "--facekit=ICT-FaceKit", "--out=heads/ict_facekit.npz"]
-  ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-  assert (ended.returncode, ended.stderr) == (0, "")
-  assert ended.stdout == f"heads/ict_facekit.npz holds ICT-FaceKit's head under these terms:\n\n{TERMS}"
-  with np.load(tmp_path / "heads" / "ict_facekit.npz", allow_pickle=False) as file:
-    assert set(file.files) == {*reference, "license"}
-    for name, array in reference.items():
-      np.testing.assert_array_equal(file[name], array, err_msg=name)
-      assert file[name].dtype == array.dtype
-  again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-  assert (again.returncode, again.stdout) == (2, "")
-  assert again.stderr == "convert_head.py: heads/ict_facekit.npz: exists already (--overwrite replaces it)\n"
-
-
-def polygons_of(reference):
-  """The lines on polygons and materials of the OBJ file that the reference file was made of."""
-  corners = np.stack([reference["faces"], reference["face_uv"]], axis=-1) + 1
-  lines, last = [], None
-  for polygon in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(reference["face_polygon"])) + 1):
-    material = reference["material_names"][reference["face_material"][polygon[0]]]
-    if material != last:
-      lines.append(f"usemtl {material}")
-      last = material
-    outline = list(corners[polygon[0]])
-    if len(polygon) == 2:
-      other = corners[polygon[1]]
-      if (outline[0] == other[0]).all():  # cut between the first and the third corner
-        outline.append(other[2])
-      else:
-        outline.insert(2, other[1])
-    lines.append("f " + " ".join(f"{vertex}/{uv}" for vertex, uv in outline))
-  return lines
