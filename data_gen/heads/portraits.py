@@ -31,6 +31,7 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
 from dpr_jax.light import sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
+from dpr_jax.light.panorama import look_up
 from dpr_jax.portrait.faces import OVAL, Face, frame_face
 from dpr_jax.portrait.lights import read_environment
 
@@ -449,19 +450,13 @@ def draw_backdrop(rng: np.random.Generator, size: int, place: tuple[Environment,
 
 
 def _blurred_place(rng: np.random.Generator, size: int, environment: Environment, degrees: float) -> np.ndarray:
-  radiance = environment.radiance
-  height, width = radiance.shape[:2]
   half = np.tan(np.radians(rng.uniform(14, 35)))
   lift = rng.uniform(-0.1, 0.25)
   side = 64
   y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
   towards = np.stack([x * half, np.ones_like(x), -y * half + lift], axis=-1)
   towards = towards @ sh.turn(degrees)  # the inverse rotation, of row vectors
-  longitude = np.arctan2(towards[..., 0], towards[..., 1])
-  latitude = np.arctan2(towards[..., 2], np.hypot(towards[..., 0], towards[..., 1]))
-  column = ((longitude + np.pi) / (2 * np.pi) * width - 0.5).astype(np.float32)
-  row = ((np.pi / 2 - latitude) / np.pi * height - 0.5).astype(np.float32)
-  seen = cv2.remap(radiance, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+  seen = look_up(environment.radiance, towards)
   seen = seen * np.exp(rng.uniform(np.log(0.15), np.log(1.0))) / max(float(np.median(seen)), 0.05)
   seen = cv2.GaussianBlur(np.minimum(seen, 8), (0, 0), rng.uniform(0.8, 4))
   picture = cv2.resize(seen, (size, size), interpolation=cv2.INTER_CUBIC)

@@ -15,6 +15,7 @@ from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
 from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.light import LUMINANCE_WEIGHTS, Light
+from dpr_jax.light.panorama import pixel_directions, pixel_solid_angles
 
 cv2 = import_native("cv2")
 
@@ -132,14 +133,8 @@ def sphere_parts(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
   Each part of the sphere sends its light from where most of it comes from, so that a sun keeps its place.
   """
-  height, width = luminance.shape
-  latitude = np.pi / 2 - (np.arange(height)[:, None] + 0.5) / height * np.pi
-  longitude = (np.arange(width)[None] + 0.5) / width * 2 * np.pi - np.pi
-  level = np.cos(latitude)
-  towards = np.stack(
-    [level * np.sin(longitude), level * np.cos(longitude), np.broadcast_to(np.sin(latitude), luminance.shape)], axis=-1
-  ).reshape(-1, 3)
-  flux = (luminance * level * (np.pi / height) * (2 * np.pi / width)).ravel()
+  towards = pixel_directions(*luminance.shape).reshape(-1, 3)
+  flux = (luminance * pixel_solid_angles(*luminance.shape)).ravel()
   number = np.arange(_SPHERE_PARTS) + 0.5
   up, around = 1 - 2 * number / _SPHERE_PARTS, number * np.pi * (3 - np.sqrt(5))
   centres = np.column_stack([np.sqrt(1 - up**2) * np.cos(around), np.sqrt(1 - up**2) * np.sin(around), up])

@@ -11,6 +11,7 @@ import numpy as np
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS, Light
+from dpr_jax.light.panorama import pixel_directions, pixel_solid_angles
 
 _MOST_COLUMNS = 512  # of the map in which lamps are looked for
 _THRESHOLDS_PER_OCTAVE = 2
@@ -34,8 +35,8 @@ def panorama_light(panorama: np.ndarray) -> Light:
   the projection of the map, whatever was found.
 
   Args:
-    panorama: linear radiance, `[H, W]` or `[H, W, 3]` RGB, not negative; axes as of `sh.environment`. Values near the
-      limits of floating point are for the caller to scale.
+    panorama: linear radiance, `[H, W]` or `[H, W, 3]` RGB, not negative; axes as of `dpr_jax.light.panorama`. Values
+      near the limits of floating point are for the caller to scale.
 
   Returns:
     In the map's own unit, of one channel or three; up to `MAX_LAMPS` lamps, the brightest first.
@@ -55,8 +56,8 @@ def panorama_light(panorama: np.ndarray) -> Light:
 
 def _find_lamps(radiance: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float]]:
   """Irradiance `[C]`, direction `[3]` and diameter in degrees of each lamp of a map `[H, W, C]`, in no order."""
-  towards, solid_angle = _directions(*radiance.shape[:2])
   luminance = _luminance(radiance)
+  towards, solid_angle = pixel_directions(*luminance.shape), pixel_solid_angles(*luminance.shape)
   total = (luminance * solid_angle).sum()
   lowest, highest = total / (4 * np.pi), luminance.max()
   lamps = []
@@ -82,17 +83,6 @@ def _find_lamps(radiance: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, floa
       lamps.append((irradiance, middle, max(float(spread[label]), 180 / len(radiance))))
       luminance = np.where(pixels, 0, luminance)  # a higher threshold finds nothing more in it
   return lamps
-
-
-def _directions(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-  """Unit directions `[H, W, 3]` of a map's pixels, and their solid angles in steradians `[H, W]`."""
-  edges = np.pi / 2 - np.linspace(0, np.pi, height + 1)
-  elevation = ((edges[:-1] + edges[1:]) / 2)[:, None]
-  longitude = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
-  across, up = np.cos(elevation), np.broadcast_to(np.sin(elevation), (height, width))
-  towards = np.stack([across * np.sin(longitude), across * np.cos(longitude), up], axis=-1)
-  solid_angle = (np.sin(edges[:-1]) - np.sin(edges[1:])) * (2 * np.pi / width)
-  return towards, np.repeat(solid_angle[:, None], width, axis=1)
 
 
 def _diameter_by_spread(flux: np.ndarray, vector: np.ndarray) -> np.ndarray:

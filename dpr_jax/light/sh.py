@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.light.panorama import pixel_directions, pixel_solid_angles
+
 Array = jax.Array | np.ndarray
 
 # Python floats, which leave float32 arrays float32.
@@ -209,12 +211,9 @@ def minimum(sh: np.ndarray) -> float:
 def environment(panorama: np.ndarray) -> np.ndarray:
   """Projects a latitude-longitude environment map onto the harmonics.
 
-  The panorama is what a viewer at the subject sees: its centre lies behind the subject, straight into the scene (+y),
-  columns run to the viewer's right (the right quarter is image right, both edges are the camera's side), the top row is
-  up.
-
   Args:
-    panorama: linear radiance, `[H, W]` or `[H, W, C]`.
+    panorama: linear radiance, `[H, W]` or `[H, W, C]`, which lies as `dpr_jax.light.panorama` says: its centre is
+      straight into the scene (+y), its right quarter image right, its top row up.
 
   Returns:
     `[9]`, or `[C, 9]`.
@@ -227,16 +226,8 @@ def environment(panorama: np.ndarray) -> np.ndarray:
     raise ValueError(f"a panorama must be [H, W] or [H, W, C], not {list(panorama.shape)}")
   if not np.isfinite(panorama).all():
     raise ValueError("the panorama has values that are not finite")
-  height, width = panorama.shape[:2]
-  edges = np.pi / 2 - np.linspace(0, np.pi, height + 1)
-  elevation = (edges[:-1] + edges[1:]) / 2
-  longitude = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
-  x = np.cos(elevation)[:, None] * np.sin(longitude)
-  y = np.cos(elevation)[:, None] * np.cos(longitude)
-  z = np.broadcast_to(np.sin(elevation)[:, None], x.shape)
-  # The solid angle of a pixel: the exact integral of cos(elevation) over its row.
-  solid_angle = (np.sin(edges[:-1]) - np.sin(edges[1:])) * (2 * np.pi / width)
-  harmonics = basis(np.stack([x, y, z], axis=-1)) * solid_angle[:, None, None]
+  size = panorama.shape[:2]
+  harmonics = basis(pixel_directions(*size)) * pixel_solid_angles(*size)[..., None]
   return np.einsum("hwk,hw...->...k", harmonics, panorama).astype(np.float32)
 
 

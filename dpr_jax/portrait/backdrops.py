@@ -11,6 +11,7 @@ from dpr_jax.image.photo import as_type, read_photo
 from dpr_jax.light import sh
 from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.light import luminance
+from dpr_jax.light.panorama import look_up
 
 cv2 = import_native("cv2")
 
@@ -68,10 +69,4 @@ def view(panorama: np.ndarray, height: int, width: int, env_rotate: float = 0.0)
   right, up = np.meshgrid(right, up)
   # What comes from d before the map is turned comes from turn @ d after it.
   towards = np.stack([right, np.ones_like(right), up], axis=-1) @ np.float32(sh.turn(env_rotate))
-  longitude = np.arctan2(towards[..., 0], towards[..., 1])
-  elevation = np.arctan2(towards[..., 2], np.hypot(towards[..., 0], towards[..., 1]))
-  rows, columns = panorama.shape[:2]
-  x = (longitude / (2 * np.pi) + 0.5) * columns - 0.5
-  y = (0.5 - elevation / np.pi) * rows - 0.5
-  # Cubic weights would leave black rings around lamps.
-  return cv2.remap(panorama, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+  return look_up(panorama, towards)
