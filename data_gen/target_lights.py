@@ -20,7 +20,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_text
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import sh
-from dpr_jax.light.environment_files import read_environment
+from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES, read_environment
 from dpr_jax.light.files import read_coefficients
 from dpr_jax.light.prior import DC_RANGE, GRAY_WEIGHTS, draw_color_light
 
@@ -28,7 +28,6 @@ cv2 = import_native("cv2")
 
 # Of a light that is nowhere negative no number is over sqrt(5) times the first one; colours and rounding get some room.
 _LARGEST_COEFFICIENT = 20
-_ENVIRONMENT_SUFFIXES = (".hdr", ".exr")
 _TEXT_SUFFIXES = (".txt", ".csv")
 
 # Larger maps are averaged down: second-order SH does not see the difference, and memory does.
@@ -77,7 +76,8 @@ def open_light_source(
 
   Args:
     folder: of text files (.txt, .csv) of 9 SH numbers or of 27, red, green, blue, as three times nine or as nine lines
-      of three; or of latitude-longitude environment maps (.hdr, .exr), whose centre is straight behind the subject.
+      of three; or of latitude-longitude environment maps (.hdr, .exr, .pic), whose centre is straight behind the
+      subject.
     names: a text file of lights, one file name a line, with or without suffix: only these are used.
     convention: of the text files, one of `sh.CONVENTIONS`.
     color: whether to draw colours; the gray lights are then the same as without.
@@ -165,12 +165,12 @@ def turned_light(light: np.ndarray, degrees: float, dc: float) -> np.ndarray:
 def _list_files(folder: Path, names: str | os.PathLike | None) -> list[Path]:
   """The files that may hold lights, sorted; those of the list where there is one."""
   try:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TEXT_SUFFIXES + _ENVIRONMENT_SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TEXT_SUFFIXES + ENVIRONMENT_SUFFIXES)
   except OSError as error:
     raise BadInput(f"{folder}: not a readable folder ({error.strerror})") from error
   files = [file for file in files if not file.name.startswith(".") and file.is_file()]
   if not files:
-    raise BadInput(f"{folder}: holds no light ({', '.join(_TEXT_SUFFIXES + _ENVIRONMENT_SUFFIXES)})")
+    raise BadInput(f"{folder}: holds no light ({', '.join(_TEXT_SUFFIXES + ENVIRONMENT_SUFFIXES)})")
   if names is None:
     return files
   known = {name: file for file in files for name in (file.stem, file.name)}

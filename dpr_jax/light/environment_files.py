@@ -16,7 +16,7 @@ from dpr_jax.base.errors import BadInput, one_line
 from dpr_jax.base.exr_files import MAGIC, read_exr
 from dpr_jax.base.native_libraries import import_native
 
-ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")
+ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")  # .pic is Radiance's, too
 MAX_PIXELS = 2**27
 _HEADER_BYTES = 2**16
 _LONGEST_RUN_LENGTH_SIDE = 32767  # of scanlines that are coded channel by channel

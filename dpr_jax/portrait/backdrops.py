@@ -9,13 +9,12 @@ import numpy as np
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.photo import as_type, read_photo
 from dpr_jax.light import sh
-from dpr_jax.light.environment_files import read_environment
+from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES, read_environment
 from dpr_jax.light.light import luminance
 from dpr_jax.light.panorama import look_up
 
 cv2 = import_native("cv2")
 
-_ENVIRONMENTS = (".hdr", ".exr")
 _VIEW = 40.0  # degrees, what a portrait lens sees along the longer side
 _GRAY = 0.18  # linear luminance that the median of a map gets
 _BLUR = 1 / 250  # of the longer side: a portrait lens is focused on the person
@@ -23,7 +22,7 @@ _BLUR = 1 / 250  # of the longer side: a portrait lens is focused on the person
 
 def is_environment(file: str | None) -> bool:
   """Whether a file is taken for an environment map: by its suffix."""
-  return file is not None and Path(file).suffix.lower() in _ENVIRONMENTS
+  return file is not None and Path(file).suffix.lower() in ENVIRONMENT_SUFFIXES
 
 
 def backdrop(file: str, shape: Sequence[int], dtype: np.dtype, env_rotate: float = 0.0) -> np.ndarray:

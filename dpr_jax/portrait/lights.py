@@ -82,8 +82,8 @@ def parse_light(
       - `azimuth,elevation[,fill[,size]]`, the numbers of `Direction`;
       - a text file of 9 SH numbers in the conventions of `dpr_jax.light.sh`, taken as they are: a gray light without
         lamps; or of 27, red, green and blue, as three times nine or as nine lines of three: an RGB light without lamps;
-      - a latitude-longitude environment map, `.hdr` or `.exr`, its centre straight behind the subject: an RGB light
-        whose lamps are the brightest compact sources of the map, as `environment_light` makes it;
+      - a latitude-longitude environment map, `.hdr`, `.pic` or `.exr`, its centre straight behind the subject: an RGB
+        light whose lamps are the brightest compact sources of the map, as `environment_light` makes it;
       - a photo of a face, whose light is estimated by the network and transferred.
     params: from `load_params`; needed for a photo only.
     face_finder: who looks for the face of a photo, one of `faces.FACE_FINDERS`; None: as `faces.open_face_finder`.

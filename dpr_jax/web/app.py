@@ -19,6 +19,7 @@ from dpr_jax.image import pictures
 from dpr_jax.image.color import NEUTRAL
 from dpr_jax.image.photo import Photo, write_photo
 from dpr_jax.image.photo_formats import WRITTEN_FORMATS
+from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES
 from dpr_jax.light.light import Light, even_light
 from dpr_jax.portrait.lights import PRESETS, SIZES, Direction
 from dpr_jax.web import gate as web_gate
@@ -289,7 +290,10 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
           kind = gr.Radio([LAMP, EVEN, MAP, PORTRAIT], value=LAMP, label="Light from", elem_id="kind")
           environment = uploads_alone(
             gr.File(
-              label="Environment map (.hdr, .exr)", file_types=[".hdr", ".exr"], height=110, elem_id="environment"
+              label="Environment map (.hdr, .exr)",
+              file_types=list(ENVIRONMENT_SUFFIXES),
+              height=110,
+              elem_id="environment",
             ),
             folder,
           )

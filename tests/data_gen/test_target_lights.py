@@ -151,7 +151,7 @@ def test_environment_maps(tmp_path):
   small = np.full((64, 128, 3), 0.1)
   small[8:12, 60:68] = [30, 20, 10]
   write_panorama(tmp_path / "small.hdr", small)
-  write_panorama(tmp_path / "large.hdr", small.repeat(8, axis=0).repeat(8, axis=1))
+  write_panorama(tmp_path / "large.pic", small.repeat(8, axis=0).repeat(8, axis=1))
   source = open_light_source(tmp_path, color=True)
   expected = sh.environment(small)
   seen = set()
@@ -207,7 +207,7 @@ def test_bad_files_are_listed_and_the_rest_is_used(folder, capfd):
 
 def test_a_folder_without_a_light_stops(tmp_path):
   line = refusal(open_light_source, tmp_path)
-  assert line == f"{tmp_path}: holds no light (.txt, .csv, .hdr, .exr)"
+  assert line == f"{tmp_path}: holds no light (.txt, .csv, .hdr, .exr, .pic)"
   (tmp_path / "eight.txt").write_text("1 2 3 4 5 6 7 8")
   assert refusal(open_light_source, tmp_path).startswith(
     f"{tmp_path}: none of 1 files is a light; eight.txt: has 8 numb"

@@ -275,6 +275,16 @@ def test_a_camera_looks_at_the_middle_of_a_map():
   assert backdrops.view(panorama, 60, 80, 360) == pytest.approx(seen, abs=1e-3)
 
 
+@pytest.mark.parametrize("suffix", [".hdr", ".exr", ".pic"])
+def test_what_is_a_map_as_a_light_is_one_as_a_backdrop(tmp_path, suffix):
+  radiance = np.random.default_rng(0).random((16, 32, 3)).astype(np.float32)
+  assert cv2.imwrite(str(tmp_path / "map.hdr"), radiance)
+  path = (tmp_path / "map.hdr").rename(tmp_path / f"map{suffix.upper()}")  # what is in it says which kind it is
+  assert parse_light(str(path)).channels == 3
+  assert backdrops.is_environment(str(path))
+  assert backdrops.backdrop(str(path), (40, 30, 3), np.uint8).std() > 5
+
+
 def environment_light_of(panorama):
   """The main direction of a map's red light, `[3]`."""
   numbers = sh.environment(panorama)[0]
