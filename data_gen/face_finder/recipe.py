@@ -27,13 +27,13 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.light.environment_files import read_environment
 from dpr_jax.network.weights import read_archive, save_params
 from dpr_jax.portrait.canonical_face import mirrored_landmarks
 from dpr_jax.portrait.embedded_faces import EmbeddedFaceFinder, FaceSquare, detector_squares, face_square, shrunk
 from dpr_jax.portrait.face_networks import FaceDetector, FaceLandmarker
 from dpr_jax.portrait.face_scales import LANDMARK_SIZE
 from dpr_jax.portrait.faces import Face, overlap
-from dpr_jax.portrait.lights import read_environment
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
 cv2 = import_native("cv2")

@@ -30,10 +30,10 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
 from dpr_jax.light import sh
+from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
 from dpr_jax.light.panorama import look_up
 from dpr_jax.portrait.faces import OVAL, Face, frame_face
-from dpr_jax.portrait.lights import read_environment
 
 cv2 = import_native("cv2")
 

@@ -19,7 +19,7 @@ from data_gen.rasterize import rasterize, vertex_normals
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import sh
-from dpr_jax.portrait.lights import read_environment
+from dpr_jax.light.environment_files import read_environment
 
 cv2 = import_native("cv2")
 

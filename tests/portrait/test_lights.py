@@ -13,12 +13,13 @@ from dpr_jax.image import pictures
 from dpr_jax.image.photo import Photo, write_photo
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
+from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait import lights, portrait
 from dpr_jax.portrait.faces import Face, find_faces
-from dpr_jax.portrait.lights import PRESETS, environment_light, parse_colour, parse_light, read_environment
+from dpr_jax.portrait.lights import PRESETS, environment_light, parse_colour, parse_light
 from dpr_jax.portrait.portrait import Portrait
 
 # Where each preset is brightest, as seen in the picture: -1 left or bottom, 1 right or top, 0 in the middle, None free.
