@@ -7,6 +7,7 @@ import numpy as np
 
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.morphable_head import MorphableHead
+from dpr_jax.base.arrays import ramp
 from dpr_jax.image.color import linearise
 
 # sRGB of skin from the darkest to the lightest.
@@ -215,12 +216,6 @@ def _linear(srgb: np.ndarray) -> np.ndarray:
 def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
   share = np.reshape(share, (-1, 1)).astype(np.float32)
   return below + share * (np.asarray(above, np.float32) - below)
-
-
-def ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
-  """From 0 at `start` smoothly up to 1 at `end`."""
-  t = np.clip((values - start) / (end - start), 0, 1)
-  return t * t * (3 - 2 * t)
 
 
 def _distance_to_line(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from data_gen.heads import materials
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.buffers import Fragments
 from data_gen.heads.noise import smooth_noise
 from data_gen.heads.people import CHANNELS, HAIR, Look, PeopleModel, Person
 from data_gen.heads.pigments import skin_colour
+from dpr_jax.base.arrays import ramp
 from dpr_jax.image.color import linearise
 
 _IRIS, _LIMBUS = 23.0, 3.0  # degrees from the eye's axis to the rim of the iris, and the width of that rim
@@ -133,7 +133,7 @@ def _skin(rng: np.random.Generator, person: Person, points: np.ndarray, at: dict
 
 
 def _ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
-  return materials.ramp(values, np.float32(start), np.float32(end))
+  return ramp(values, np.float32(start), np.float32(end))
 
 
 def _hair_colour(look: Look, streaks: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from data_gen.heads.noise import lattice, smooth_noise
 from data_gen.heads.pigments import melanin_of_luminance
 from data_gen.heads.rendering import shown_triangles
 from data_gen.rasterize import vertex_normals
+from dpr_jax.base.arrays import ramp
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import linearise
 from dpr_jax.portrait.faces import OVAL
@@ -203,9 +204,9 @@ def draw_person(rng: np.random.Generator, model: PeopleModel, styles: str = "tra
   _shift_hairline(rng, column, receding=kind != "style")
   skin = vertices.copy()
   if kind == "cropped":
-    skin += (_cropped_length(rng, noise, column) * _ramp(column["hairline"], -0.1, 0.9))[:, None] * normals
+    skin += (_cropped_length(rng, noise, column) * ramp(column["hairline"], -0.1, 0.9))[:, None] * normals
   elif kind == "style":
-    skin -= 0.5 * _ramp(column["hairline"], 0.2, 1.6)[:, None] * normals
+    skin -= 0.5 * ramp(column["hairline"], 0.2, 1.6)[:, None] * normals
   else:
     column["hairline"][:] = -9
   grown = look.beard * column["beard"] + 0.7 * look.moustache * column["moustache"]
@@ -310,20 +311,20 @@ def _vary_pigments(look: Look, noise: np.ndarray, column: dict[str, np.ndarray])
 def _shift_hairline(rng: np.random.Generator, column: dict[str, np.ndarray], *, receding: bool) -> None:
   """Moves the hairline in place: up or down, and back at the temples or on top."""
   x, z = column["x"], column["z"]
-  front = _ramp(z, 2.0, 6.0)
+  front = ramp(z, 2.0, 6.0)
   hairline = column["hairline"]
   hairline -= rng.normal(0, 0.35) * front
   if receding:
     hairline -= rng.uniform(0, 1) ** 2 * 4 * front * np.exp(-(((np.abs(x) - 4.2) / 1.7) ** 2))
     if rng.random() < 0.2:
-      hairline -= rng.uniform(0.5, 5) * _ramp(column["y"], 7, 11) * np.exp(-((x / 5.5) ** 2))
+      hairline -= rng.uniform(0.5, 5) * ramp(column["y"], 7, 11) * np.exp(-((x / 5.5) ** 2))
 
 
 def _cropped_length(rng: np.random.Generator, noise: np.ndarray, column: dict[str, np.ndarray]) -> np.ndarray:
   """`[V]` in cm: short at the sides and longer on top, in locks."""
   points = np.column_stack([column[axis] for axis in "xyz"])
   sides, top = np.sort(rng.uniform(0.05, 0.9, 2)) * (1, rng.uniform(1, 1.8))
-  length = sides + (top - sides) * _ramp(column["y"], 7.5, 12.5)
+  length = sides + (top - sides) * ramp(column["y"], 7.5, 12.5)
   locks = smooth_noise(noise, points, (1.1, 2.6, 1.6)) + 0.6 * smooth_noise(noise, points + 50, 0.55)
   return length * np.clip(1 + 0.35 * locks, 0.3, 2)
 
@@ -336,7 +337,7 @@ def _put_on_collar(
   below = height - 0.3 * (column["z"] - 3) - column["y"]
   below[column["hairline"] <= -9] = np.where(column["y"] < -8.5, below, -9)[column["hairline"] <= -9]
   column["collar"][:] = below
-  skin += (0.45 * _ramp(below, -0.15, 0.25))[:, None] * normals
+  skin += (0.45 * ramp(below, -0.15, 0.25))[:, None] * normals
 
 
 def _hair_part(hair: HairMesh, model: PeopleModel, vertices: np.ndarray, normals: np.ndarray) -> Part:
@@ -371,10 +372,6 @@ def _is_lens(mesh: attachments.Mesh) -> bool:
 
 def _opaque(count: int) -> np.ndarray:
   return np.tile(np.float32([0, 0, OPAQUE]), (count, 1))
-
-
-def _ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
-  return materials.ramp(values, start, end)
 
 
 def _load_hair(path: Path, head: MorphableHead, names: tuple[str, ...]) -> dict[str, HairMesh]:

@@ -26,6 +26,7 @@ from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
 from data_gen.normals import fill_to_frame
 from data_gen.portraits import FramedPortrait, Truth, generator
 from data_gen.target_lights import BuiltInLights
+from dpr_jax.base.arrays import ramp
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
@@ -269,8 +270,7 @@ def _turn(part, pose: np.ndarray, body: np.ndarray, *, twisted: bool) -> tuple[n
   if not twisted:
     return vertices, normals
   start, end = _TWIST
-  share = np.clip((part.vertices[:, 1] - start) / (end - start), 0, 1)[:, None]
-  share = share * share * (3 - 2 * share)
+  share = ramp(part.vertices[:, 1], start, end)[:, None]
   pivot = np.array([0.0, start, -1.0])
   below = (part.vertices - pivot) @ body.T + (pivot - MIDDLE) @ pose.T
   normals = normals + share * (part.normals @ body.T - normals)

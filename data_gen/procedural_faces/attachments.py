@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_gen.procedural_faces.falloff import bell, bump, step
+from data_gen.procedural_faces.falloff import bell, bump
 from data_gen.procedural_faces.head import (
   BACK_Y,
   BACK_Z,
@@ -16,6 +16,7 @@ from data_gen.procedural_faces.head import (
   rings,
 )
 from data_gen.procedural_faces.identity import ProceduralFace
+from dpr_jax.base.arrays import ramp
 
 
 def ears(face: ProceduralFace, number: int) -> list[Grid]:
@@ -26,12 +27,12 @@ def ears(face: ProceduralFace, number: int) -> list[Grid]:
   outline = 1 + 0.10 * np.cos(angle) * (np.sin(angle) > 0) - 0.06 * np.cos(2 * angle)
   up = half * along * outline
   back = half * (0.58 * (1 + across * outline * (1 + 0.18 * along)) + 0.06 * along)
-  out = 3.2 * bell(r - 0.88, 0.09) * step(along - 0.6 * across, -1.05, -0.2)  # the rim
-  out += 2.6 * bell(np.hypot(along, across + 0.12) - 0.55, 0.09) * step(across, -0.35, 0.2)  # the fold inside it
+  out = 3.2 * bell(r - 0.88, 0.09) * ramp(along - 0.6 * across, -1.05, -0.2)  # the rim
+  out += 2.6 * bell(np.hypot(along, across + 0.12) - 0.55, 0.09) * ramp(across, -0.35, 0.2)  # the fold inside it
   out -= 6.0 * bump(across, along, (-0.1, -0.12), (0.30, 0.27))  # the bowl
   out += 1.5 * bump(across, along, (-0.1, -0.78), (0.3, 0.22))  # the lobe
   out += 2.8 * bump(across, along, (-0.52, -0.1), (0.12, 0.14))  # the tragus
-  out -= 5.5 * step(r, 0.86, 1.0) * (1 - 0.8 * step(-along, 0.4, 0.9)) + 2.0  # turned in at the edge
+  out -= 5.5 * ramp(r, 0.86, 1.0) * (1 - 0.8 * ramp(-along, 0.4, 0.9)) + 2.0  # turned in at the edge
   cos, sin = np.cos(np.radians(face.ear_angle + 4)), np.sin(np.radians(face.ear_angle + 4))
   x = 0.455 * face.head_width - 1.0 + back * sin + out * cos
   z = 8 - 0.15 * up - back * cos + out * sin
@@ -73,8 +74,8 @@ def hair(face: ProceduralFace, rows: int, locks: np.ndarray) -> Grid | None:
   turn = (angle + np.pi) / (2 * np.pi) + face.comb * (1 if not long else 0.2) * down
   lock = _sample(locks, turn, down)
   within = within + (5 if long else 8) * lock
-  rise = step(within, 0, 36 if long else 50)
-  top = 0.5 + 0.5 * step(y, 20, 95)
+  rise = ramp(within, 0, 36 if long else 50)
+  top = 0.5 + 0.5 * ramp(y, 20, 95)
   thickness = rise * (face.hair_volume * top * (0.7 if long else 1) + 2.8 * lock)
   thickness = np.where(within > 0, thickness, np.maximum(within, -12) * 0.8) + 0.4
   moved = points + thickness[..., None] * Grid(points, points).normals
@@ -84,7 +85,7 @@ def hair(face: ProceduralFace, rows: int, locks: np.ndarray) -> Grid | None:
 def _hanging(face: ProceduralFace, knots: np.ndarray) -> np.ndarray:
   """Rings that leave the skull below the temples and hang down."""
   number = np.arange(len(knots))
-  down = step(number, 5, 9)
+  down = ramp(number, 5, 9)
   knots[:, WIDTH] = np.maximum(knots[:, WIDTH], (number > 3) * (75 + down * (3 + 0.7 * face.hair_volume)))
   height = np.interp(number, [6, 18], [-4, -210])
   for column in (FRONT_Y, SIDE_Y, BACK_Y):
@@ -97,7 +98,7 @@ def _hanging(face: ProceduralFace, knots: np.ndarray) -> np.ndarray:
 def _beside_face(face: ProceduralFace, around: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Millimetres from the edge of the window that long hair, parted above it, leaves for the face."""
   window = np.interp(y, [-120, -15, 25, 50, face.hairline + 4], [52, 62, 56, 40, 4]) + 2 * np.sin(y / 40 + face.parting)
-  return 1.3 * (np.abs(around - face.parting * step(y, 0, 60)) - window)
+  return 1.3 * (np.abs(around - face.parting * ramp(y, 0, 60)) - window)
 
 
 def _sample(picture: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:

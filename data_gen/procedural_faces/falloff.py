@@ -3,12 +3,6 @@
 import numpy as np
 
 
-def step(x: np.ndarray, low: float, high: float) -> np.ndarray:
-  """0 up to `low`, 1 from `high` on, smooth between."""
-  t = np.clip((x - low) / (high - low), 0, 1)
-  return t * t * (3 - 2 * t)
-
-
 def bell(x: np.ndarray, sigma: float) -> np.ndarray:
   """1 at 0, falling as a Gaussian."""
   return np.exp(-0.5 * (x / sigma) ** 2)

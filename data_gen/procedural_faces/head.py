@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_gen.procedural_faces.falloff import bell, bump, smooth_maximum, step
+from data_gen.procedural_faces.falloff import bell, bump, smooth_maximum
 from data_gen.procedural_faces.identity import ProceduralFace
+from dpr_jax.base.arrays import ramp
 
 # The rings from the crown to the shoulders: front y and z, half width, side y and z, back y and z, and how boxed the
 # ring is (0: an ellipse; above: fuller corners; below: more pointed).
@@ -157,12 +158,12 @@ def rings(face: ProceduralFace) -> np.ndarray:
   """The rings of a face's head, `[19, 8]`; see `FRONT_Y` and its neighbours for the columns."""
   adapted = _RINGS.copy()
   number = np.arange(len(adapted))
-  neck = step(number, 12.5, 15)
+  neck = ramp(number, 12.5, 15)
   adapted[:, WIDTH] *= face.head_width / 153
   adapted[:, WIDTH] += (face.jaw_width / 2 - 52) * bell(number - 11, 1.9)
   adapted[:, WIDTH] += (face.neck_width / 2 - 52) * neck
   adapted[:, FRONT_Z] -= face.forehead_slope * bell(number - 2.2, 1.2)
-  lower_face = step(number, 5, 9) * (1 - neck)
+  lower_face = ramp(number, 5, 9) * (1 - neck)
   for column in (FRONT_Y, SIDE_Y):
     adapted[:, column] *= 1 + (face.face_length - 1) * lower_face
   chin = bell(number - 11.3, 1.1)
@@ -210,7 +211,7 @@ def loft(knots: np.ndarray, at: np.ndarray, columns: int) -> tuple[np.ndarray, n
 def _dense_on_face(number: int) -> np.ndarray:
   """`[number]` fractional ring numbers, from the crown to the shoulders, four times as dense on the face."""
   fine = np.linspace(0, len(_RINGS) - 1, 2000)
-  cumulative = np.cumsum(0.35 + step(fine, 2.5, 4) * (1 - step(fine, 12.5, 14)))
+  cumulative = np.cumsum(0.35 + ramp(fine, 2.5, 4) * (1 - ramp(fine, 12.5, 14)))
   return np.interp(np.linspace(cumulative[0], cumulative[-1], number), cumulative, fine)
 
 
@@ -225,7 +226,7 @@ def head(face: ProceduralFace, rows: int) -> Grid:
   at = _dense_on_face(rows)
   points, angle = loft(rings(face), at, round(1.2 * rows))
   where = chart(points[..., 0], points[..., 1], np.degrees(angle), at[:, None])
-  share = np.broadcast_to(step(np.cos(angle), 0.05, 0.45), points.shape[:2])
+  share = np.broadcast_to(ramp(np.cos(angle), 0.05, 0.45), points.shape[:2])
   front = (share > 0) & (points[..., 1] < 100) & (points[..., 2] > 25)
   points[front, 2] = _carve(face, points[front], share[front])
   return Grid(points, where)
@@ -242,7 +243,7 @@ def _carve(face: ProceduralFace, points: np.ndarray, share: np.ndarray) -> np.nd
 
 def _bones(face, features, x, y):
   side, (brow, _) = np.abs(x), features.brow(x)
-  relief = face.brow_ridge * bell(y - brow + 3, 6.5) * (1 - step(side, 38, 62))
+  relief = face.brow_ridge * bell(y - brow + 3, 6.5) * (1 - ramp(side, 38, 62))
   relief += 0.6 * face.brow_ridge * bump(x, y, (0, 21), (12, 8))
   relief -= 2.5 * bump(side, y, (64, 26), (12, 18))  # temples
   relief -= 9.5 * bump(side, y, (features.eye + 1, 4), (14.5, 9.0))  # eye sockets, and deeper beside the nose
@@ -262,7 +263,7 @@ def _folds(face, features, x, y):
   start = features.nose_base + 6
   t = (start - y) / (start - features.mouth)
   across = side - (face.nose_width / 2 + 3.5 + 11.5 * np.clip(t, -0.3, 1.5))
-  along = step(t, -0.2, 0.25) * (1 - step(t, 0.9, 1.5))
+  along = ramp(t, -0.2, 0.25) * (1 - ramp(t, 0.9, 1.5))
   relief += (0.7 + 1.8 * smile) * along * (bell(across - 4, 4.5) - 1.1 * bell(across, 2.2))
   return relief - 3.2 * bump(x, y, (0, features.chin + 15), (face.chin_width + 4, 4.5))  # between lip and chin
 
@@ -273,8 +274,8 @@ def _mouth(face, features, x, y):
   t = np.clip(side / half, 0, 1)
   lip = 1 - t**2.2
   # The column between nose and mouth: a groove with two ridges.
-  column = step(y, features.mouth + 3, features.mouth + 9)
-  column = column * (1 - step(y, features.nose_base - 5, features.nose_base + 1))
+  column = ramp(y, features.mouth + 3, features.mouth + 9)
+  column = column * (1 - ramp(y, features.nose_base - 5, features.nose_base + 1))
   relief = 0.9 * column * (bell(side - 5.5, 2.2) - bell(x, 2.6))
   up = (y - top) / np.maximum(rim_above - top, 0.6)  # 0 at the opening, 1 at the rim
   down = (bottom - y) / np.maximum(bottom - rim_below, 0.6)
@@ -307,7 +308,7 @@ def _nose(face, features, x, y, z):
   below = np.maximum(tip_y - y, -30)
   under = tip_z + 0.8 - 1.3 * (np.sqrt(below**2 + 9) + below - 3)
   ridge = -smooth_maximum(-np.minimum(ridge, tip_z + 3), -under, 2.5) - 0.05 * np.maximum(y - root_y, 0) ** 2
-  roundness = 3.2 + 2.3 * between + 1.5 * bell(y - root_y, 8) + 8.0 * step(y, root_y, root_y + 16)
+  roundness = 3.2 + 2.3 * between + 1.5 * bell(y - root_y, 8) + 8.0 * ramp(y, root_y, root_y + 16)
   wall = ridge - (1.25 + 0.2 * between) * (np.hypot(side, roundness) - roundness)
   z = smooth_maximum(z, wall - 0.02 * np.maximum(side - 20, 0) ** 2, 3.5)
   bulb = 8.0 + 0.15 * (face.nose_width - 35)

@@ -4,10 +4,11 @@ import numpy as np
 
 from data_gen.face_maps import Label
 from data_gen.procedural_faces.attachments import hairline
-from data_gen.procedural_faces.falloff import bell, bump, step
+from data_gen.procedural_faces.falloff import bell, bump
 from data_gen.procedural_faces.head import IRIS_RADIUS, Features
 from data_gen.procedural_faces.identity import ProceduralFace
 from data_gen.procedural_faces.textures import Textures, strokes_at, tiled
+from dpr_jax.base.arrays import ramp
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image.color import linearise
 
@@ -79,7 +80,7 @@ def paint_head(face: ProceduralFace, textures: Textures, chart: np.ndarray) -> t
   color[eyes], label[eyes] = _eye_region(face, textures, color[eyes], label[eyes], x[eyes], y[eyes])
   mouth = front & (np.abs(x) < features.half_mouth + 8) & (np.abs(y - features.mouth) < 34)
   color[mouth], label[mouth] = _mouth(face, color[mouth], label[mouth], x[mouth], y[mouth], grain[mouth, 1])
-  hole = front * (1 - step(_from_centre(np.abs(x), y, features.nostril, (3.9, 1.7)), 0.7, 1.35))
+  hole = front * (1 - ramp(_from_centre(np.abs(x), y, features.nostril, (3.9, 1.7)), 0.7, 1.35))
   label[hole > 0.4] = Label.FEATURE
   return _albedo(_scale(color, hole, (0.19, 0.15, 0.14))), label
 
@@ -101,7 +102,7 @@ def _complexion(face, color, x, y, grain):
   color = _scale(color, dark, (0.84, 0.78, 0.80))
   light = bump(x, y, (0, 48), (34, 14)) + 0.6 * bump(x, y, (0, features.tip + 14), (5, 14))
   color = _scale(color, light, (1.05, 1.05, 1.05))
-  freckles = face.freckles**2 * step(grain[:, 1] + 0.5 * grain[:, 2], 0.45, 0.85) * bump(side, y, (22, -18), (26, 16))
+  freckles = face.freckles**2 * ramp(grain[:, 1] + 0.5 * grain[:, 2], 0.45, 0.85) * bump(side, y, (22, -18), (26, 16))
   return _scale(color, freckles, (0.78, 0.64, 0.55))
 
 
@@ -112,14 +113,14 @@ def _beard(face, textures, color, chart, grain):
   height = features.nose_base - features.mouth + 7
   from_mouth = _from_centre(side, y, (0, features.mouth - 10), (features.half_mouth + 8, height))
   bare = 0.7 * bump(side, y, (13, features.mouth - 15), (5, 4))  # below the corners of the mouth
-  region = (1 - step(from_mouth + 0.03 * ragged, 0.85, 1.05)) * (1 - bare)
+  region = (1 - ramp(from_mouth + 0.03 * ragged, 0.85, 1.05)) * (1 - bare)
   cheek_line = features.nose_base - 12 + 0.0095 * np.maximum(side - 22, 0) ** 2
-  region = np.maximum(region, step(cheek_line + ragged - y, 0, 14) * step(side, 20, 34))
-  region = np.maximum(region, step(features.mouth - 20 - y, 0, 10)) * step(y + ragged, -133, -114)
-  hairs = step(tiled(textures.strands, 11.5 * around + 0.5 * y + 25 * grain[:, 1], -12 * y), -0.7, 0.6)
-  dots = step(grain[:, 0] + 0.3 * grain[:, 1], -0.1, 0.9)
+  region = np.maximum(region, ramp(cheek_line + ragged - y, 0, 14) * ramp(side, 20, 34))
+  region = np.maximum(region, ramp(features.mouth - 20 - y, 0, 10)) * ramp(y + ragged, -133, -114)
+  hairs = ramp(tiled(textures.strands, 11.5 * around + 0.5 * y + 25 * grain[:, 1], -12 * y), -0.7, 0.6)
+  dots = ramp(grain[:, 0] + 0.3 * grain[:, 1], -0.1, 0.9)
   stubble = min(2.2 * face.beard, 1) * (0.14 + 0.36 * dots)
-  full = step(face.beard, 0.45, 0.9) * (0.62 + 0.25 * hairs + 0.15 * dots)
+  full = ramp(face.beard, 0.45, 0.9) * (0.62 + 0.25 * hairs + 0.15 * dots)
   return _mix(color, 0.7 * np.array(face.hair) + 0.12 * skin_color(face.skin_tone), region * np.maximum(stubble, full))
 
 
@@ -128,7 +129,7 @@ def _scalp(face, textures, color, chart, grain):
   _, y, around, ring = chart.T
   cover = 0.9 if face.hair_style != "bald" else 0.35 * face.beard
   ragged = 4 * tiled(textures.strands, 7.7 * around, -4 * y) + 2 * grain[:, 1]
-  share = cover * step(y - hairline(face, around) + ragged, -5, 6) * (ring < 12)
+  share = cover * ramp(y - hairline(face, around) + ragged, -5, 6) * (ring < 12)
   return _mix(color, 0.9 * np.array(face.hair) + 0.05 * skin_color(face.skin_tone), share), share
 
 
@@ -153,16 +154,16 @@ def _mouth(face, color, label, x, y, grain):
   features, side = Features(face), np.abs(x)
   half, beside = features.half_mouth, features.beside_opening(x, y)
   rim_above, top, bottom, rim_below = features.lips(x)
-  lip = step(rim_above - y, -0.9, 0.9) * step(y - rim_below, -1.2, 1.2) * (1 - step(side, half - 3, half))
+  lip = ramp(rim_above - y, -0.9, 0.9) * ramp(y - rim_below, -1.2, 1.2) * (1 - ramp(side, half - 3, half))
   red = 1 - (0.35 + 0.65 * face.lip_color) * (1 - np.array([0.88, 0.45, 0.50]) * (1 - 0.25 * face.skin_tone))
   wrinkles = 1 + 0.10 * grain + 0.05 * np.sin(3.3 * x + 2 * grain)
   shade = wrinkles * np.where(y > (top + bottom) / 2, 0.82, 1.0)  # the upper lip is darker
   color = _mix(color, skin_color(face.skin_tone) * red * shade[:, None], 0.95 * lip)
-  line = bell(beside, 0.75) * (1 - step(side, half - 1, half + 2.5))
+  line = bell(beside, 0.75) * (1 - ramp(side, half - 1, half + 2.5))
   color = _scale(color, line, (0.28, 0.28, 0.28))
-  opening = step(top - y, -0.1, 0.5) * step(y - bottom, -0.1, 0.5) * (side < half)
+  opening = ramp(top - y, -0.1, 0.5) * ramp(y - bottom, -0.1, 0.5) * (side < half)
   color = _mix(color, (0.035, 0.010, 0.009), opening)
-  teeth = step(y - top + 6.0 - 0.004 * x**2, 0, 0.8) * step(top - y, 0.9, 2.6)
+  teeth = ramp(y - top + 6.0 - 0.004 * x**2, 0, 0.8) * ramp(top - y, 0.9, 2.6)
   between_teeth = 1 - 0.35 * bell((side + 3.8) % 7.6 - 3.8, 0.35)
   fading = np.clip(1 - (x / (0.95 * half)) ** 2, 0, 1)
   color = _mix(color, (0.62, 0.55, 0.46), opening * teeth * between_teeth * fading)
@@ -183,14 +184,14 @@ def paint_eyeball(
     azimuth: `[N]` radians around it.
   """
   y, (upper, lower, t) = chart[:, 1], Features(face).lids(chart[:, 0])
-  mottled = 1 + 0.03 * tiled(textures.grain, 60 * azimuth, 3 * from_axis)[:, 1] - 0.12 * step(np.abs(t), 0.55, 1)
+  mottled = 1 + 0.03 * tiled(textures.grain, 60 * azimuth, 3 * from_axis)[:, 1] - 0.12 * ramp(np.abs(t), 0.55, 1)
   color = np.array([0.48, 0.44, 0.41]) * (1 - 0.45 * face.skin_tone) * mottled[:, None]
-  color = _mix(color, (0.50, 0.27, 0.23), 0.75 * step(-t, 0.72, 0.95) + 0.35 * step(t, 0.75, 1))  # red corners
+  color = _mix(color, (0.50, 0.27, 0.23), 0.75 * ramp(-t, 0.72, 0.95) + 0.35 * ramp(t, 0.75, 1))  # red corners
   fibres = 1 + 0.5 * tiled(textures.strands, azimuth / (2 * np.pi) * 512, 20 * from_axis)
-  fibres = fibres * (1.35 - 0.5 * step(from_axis, 2.6, 5.4))
-  iris = np.array(face.iris) * (fibres * (1 - 0.66 * step(from_axis, IRIS_RADIUS - 1.3, IRIS_RADIUS - 0.2)))[:, None]
-  color = _mix(color, iris, 1 - step(from_axis, IRIS_RADIUS - 0.35, IRIS_RADIUS + 0.35))
-  color = _mix(color, (0, 0, 0), 1 - step(from_axis, 1.9, 2.3))
+  fibres = fibres * (1.35 - 0.5 * ramp(from_axis, 2.6, 5.4))
+  iris = np.array(face.iris) * (fibres * (1 - 0.66 * ramp(from_axis, IRIS_RADIUS - 1.3, IRIS_RADIUS - 0.2)))[:, None]
+  color = _mix(color, iris, 1 - ramp(from_axis, IRIS_RADIUS - 0.35, IRIS_RADIUS + 0.35))
+  color = _mix(color, (0, 0, 0), 1 - ramp(from_axis, 1.9, 2.3))
   # The upper lid and its lashes keep light from the ball, the lower ones a little.
   dark = 0.55 * np.exp(-np.maximum(upper - y, 0) / 1.5) + 0.15 * np.exp(-np.maximum(y - lower, 0) / 0.7)
   return _albedo(color * (1 - dark)[:, None])

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from dpr_jax.base.arrays import ramp
 from dpr_jax.base.native_libraries import import_native
 
 cv2 = import_native("cv2")
@@ -84,6 +85,4 @@ def _change(before: np.ndarray, difference: np.ndarray, grain: float, side: floa
   gradient = [cv2.Sobel(before, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1))]
   unexplained = np.abs(difference) - shift * np.hypot(*gradient)
   reach = 2 * max(1, round(_REACH * unit)) + 1
-  change = (cv2.dilate(unexplained, np.ones((reach, reach), np.uint8)) - _CHANGE[0]) / (_CHANGE[1] - _CHANGE[0])
-  change = np.clip(change, 0, 1)
-  return change * change * (3 - 2 * change)
+  return ramp(cv2.dilate(unexplained, np.ones((reach, reach), np.uint8)), *_CHANGE)

@@ -5,8 +5,9 @@ a lamp at the side gives a lit side and a shadow, and not a dark picture.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from dpr_jax.base.arrays import namespace
 
 Array = jax.Array | np.ndarray
 
@@ -37,7 +38,7 @@ def quantile(values: Array, weights: Array, share: float) -> Array:
   Returns:
     `[...]`.
   """
-  xp = jnp if any(isinstance(array, jax.Array) for array in (values, weights)) else np
+  xp = namespace(values, weights)
   shape = values.shape[:-2]
   values, weights = values.reshape(*shape, -1), weights.reshape(*shape, -1) + 1e-6
   order = xp.argsort(values, axis=-1)

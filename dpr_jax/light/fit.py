@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.base.arrays import ramp
 from dpr_jax.light import exposure, sh, shadows
 from dpr_jax.light.light import Light, facing
 from dpr_jax.light.shading import BOUNCE, face_shading
@@ -92,7 +93,7 @@ def fit_light(luminance: jax.Array, normal: jax.Array, depth: jax.Array, skin: j
   # Lobes close to a lamp are the lamp, as far as there is one.
   lobes, irradiance = irradiance[:, :-1], irradiance[:, -1]
   cosines = towards @ LOBES.T
-  close = _smooth_step(cosines, *np.cos(np.radians(_CLOSE)))
+  close = ramp(cosines, *np.cos(np.radians(_CLOSE)))
   moved = lobes * close * _is_lamp(lamp)[:, None]
   irradiance += jnp.sum(moved * jnp.maximum(cosines, 0), axis=-1)
   soft = (lobes - moved) @ LOBE_HARMONICS
@@ -118,12 +119,7 @@ def scale_each(lights: Light, factors: jax.Array) -> Light:
 def _is_lamp(light: Light) -> jax.Array:
   """Whether light comes from a lamp in the main, `[B]` in [0, 1]: by the share of the lamp in all irradiance."""
   even = light.soft[:, 0, 0] * (math.sqrt(math.pi) / 2)
-  return _smooth_step(light.irradiance[:, 0, 0] / (light.irradiance[:, 0, 0] + jnp.maximum(even, 1e-6)), *_LAMP_SHARE)
-
-
-def _smooth_step(x: jax.Array, low: float, high: float) -> jax.Array:
-  x = jnp.clip((x - low) / (high - low), 0, 1)
-  return x * x * (3 - 2 * x)
+  return ramp(light.irradiance[:, 0, 0] / (light.irradiance[:, 0, 0] + jnp.maximum(even, 1e-6)), *_LAMP_SHARE)
 
 
 def _lobe_transport(normal: jax.Array) -> jax.Array:

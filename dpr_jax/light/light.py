@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.base.arrays import namespace
 from dpr_jax.light import sh
 
 Array = jax.Array | np.ndarray
@@ -49,7 +49,7 @@ class Light(NamedTuple):
 
 def soft_light(coefficients: Array) -> Light:
   """A light without lamps, from nine numbers `[9]`, or `[C, 9]` of C channels."""
-  xp = _namespace(coefficients)
+  xp = namespace(coefficients)
   soft = xp.asarray(coefficients, xp.float32)
   if soft.ndim not in (1, 2) or soft.shape[-1] != 9 or (soft.ndim == 2 and len(soft) not in (1, 3)):
     raise ValueError(f"a soft light must be [9], [1, 9] or [3, 9], not {list(soft.shape)}")
@@ -102,7 +102,7 @@ def harmonics(light: Light) -> Array:
 
   A lamp is a point here: of its nine numbers the higher ones are as large as the first.
   """
-  xp = _namespace(*light)
+  xp = namespace(*light)
   return light.soft + xp.einsum("...nc,...nk->...ck", light.irradiance, sh.basis(light.towards))
 
 
@@ -112,7 +112,7 @@ def told(light: Light) -> Array:
   Without lamps they are the soft part as it is. A lamp is told as the lobe max(0, cos) around it, as hard as the lights
   that those networks were trained on, and the whole is scaled to a first coefficient of theirs, in luminance.
   """
-  xp = _namespace(*light)
+  xp = namespace(*light)
   if light.towards.shape[-2] == 0:
     return light.soft
   lobes = sh.basis(light.towards)
@@ -139,7 +139,7 @@ def shading(light: Light, normals: Array, visible: Array | None = None) -> Array
     normals: unit normals, `[..., 3]`.
     visible: how much of each lamp the surface sees past what is around it, `[..., N]` in [0, 1]; None: all.
   """
-  xp = _namespace(normals, *light)
+  xp = namespace(normals, *light)
   basis = sh.basis(normals)
   # As sums, which XLA fuses with what is around them: a product with a matrix would need all nine in memory.
   weights = light.soft * sh.LAMBERTIAN[None]
@@ -160,7 +160,7 @@ def facing(cosine: Array, size: Array) -> Array:
     cosine: between normal and the middle of the lamp.
     size: angular diameter in degrees.
   """
-  xp = _namespace(cosine, size)
+  xp = namespace(cosine, size)
   half = xp.maximum(xp.sin(xp.radians(size) / 2), 1e-4)
   return xp.where(cosine > half, cosine, xp.square(xp.maximum(cosine + half, 0)) / (4 * half))
 
@@ -203,7 +203,7 @@ def tint_lamps(light: Light, colour: Array) -> Light:
     light: gray or RGB.
     colour: `[3]` linear RGB; of luminance 1 it leaves brightness as it is.
   """
-  xp = _namespace(colour, *light)
+  xp = namespace(colour, *light)
   own = [0, 0, 0] if light.channels == 1 else [0, 1, 2]
   of_soft = np.ones(3, np.float32) if light.towards.shape[-2] else colour
   return light._replace(
@@ -219,7 +219,7 @@ def stack(lights: "Sequence[Light | Array]") -> Light:
   parts = [with_lamps(each, count) for each in parts]
   if channels == 3:
     parts = [tint(each, np.ones(3, np.float32)) if each.channels == 1 else each for each in parts]
-  xp = _namespace(*(part for each in parts for part in each))
+  xp = namespace(*(part for each in parts for part in each))
   return Light(*(xp.stack(same) for same in zip(*parts, strict=True)))
 
 
@@ -228,7 +228,7 @@ def with_lamps(light: Light, count: int) -> Light:
   missing = count - light.towards.shape[-2]
   if missing <= 0:
     return light
-  xp = _namespace(*light)
+  xp = namespace(*light)
   lead = light.towards.shape[:-2]
   off = np.broadcast_to(np.array([0, -1, 0], np.float32), (*lead, missing, 3))
   return light._replace(
@@ -236,7 +236,3 @@ def with_lamps(light: Light, count: int) -> Light:
     irradiance=xp.concatenate([light.irradiance, xp.zeros((*lead, missing, light.channels), xp.float32)], axis=-2),
     size=xp.concatenate([light.size, xp.ones((*lead, missing), xp.float32)], axis=-1),
   )
-
-
-def _namespace(*arrays):
-  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np

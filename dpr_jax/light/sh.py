@@ -13,9 +13,9 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.base.arrays import namespace
 from dpr_jax.light.panorama import pixel_directions, pixel_solid_angles
 
 Array = jax.Array | np.ndarray
@@ -56,10 +56,6 @@ _YZX = np.array([1, 2, 0])
 def _check_light(sh: Array) -> None:
   if sh.shape[-1:] != (9,):
     raise ValueError(f"a light must be [..., 9], not {list(sh.shape)}")
-
-
-def _namespace(*arrays):
-  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
 def basis(directions: Array) -> Array:
@@ -110,7 +106,7 @@ def rotate(sh: Array, rotation: Array) -> Array:
   Exact, band by band: band 1 is a vector, band 2 a traceless symmetric matrix. `rotation` may be any orthogonal matrix,
   a mirror included.
   """
-  xp = _namespace(sh, rotation)
+  xp = namespace(sh, rotation)
   sh = xp.asarray(sh)
   _check_light(sh)
   dtype = xp.result_type(sh, xp.float32)
@@ -140,7 +136,7 @@ def direction(azimuth: Array | float, elevation: Array | float) -> Array:
 
   (0, 0) is the camera; azimuth grows to the image's left, elevation upwards.
   """
-  xp = _namespace(azimuth, elevation)
+  xp = namespace(azimuth, elevation)
   azimuth, elevation = xp.broadcast_arrays(xp.radians(azimuth), xp.radians(elevation))
   level = xp.cos(elevation)
   parts = [-xp.sin(azimuth) * level, -xp.cos(azimuth) * level, xp.sin(elevation)]
@@ -161,7 +157,7 @@ def directional(towards: Array, ambient: float = 0.3, dc: float = 0.75) -> Array
   Returns:
     `[..., 9]`.
   """
-  xp = _namespace(towards)
+  xp = namespace(towards)
   harmonics = basis(xp.asarray(towards))
   lamp = harmonics * xp.broadcast_to(LAMBERTIAN / LAMBERTIAN[0], harmonics.shape) * (dc / _BAND0)
   even = xp.broadcast_to(np.eye(9, dtype=np.float32)[0], harmonics.shape) * dc
@@ -170,7 +166,7 @@ def directional(towards: Array, ambient: float = 0.3, dc: float = 0.75) -> Array
 
 def normalise(sh: Array, dc: float = 0.8) -> Array:
   """Lights `[..., 9]` scaled to a first coefficient of `dc`, which must be positive to begin with."""
-  sh = _namespace(sh).asarray(sh)
+  sh = namespace(sh).asarray(sh)
   _check_light(sh)
   return sh * (dc / sh[..., :1])
 
@@ -270,7 +266,7 @@ def convert(sh: Array, source: str, target: str = "dpr") -> Array:
     if name not in CONVENTIONS:
       raise ValueError(f"unknown SH convention {name!r}; known: {', '.join(CONVENTIONS)}")
   given, wanted = CONVENTIONS[source], CONVENTIONS[target]
-  sh = _namespace(sh).asarray(sh)
+  sh = namespace(sh).asarray(sh)
   _check_light(sh)
   ours = rotate(sh[..., np.argsort(given.order)], given.axes.T)
   return rotate(ours, wanted.axes)[..., wanted.order]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.base.arrays import smooth_step
+
 # Where a ray looks, in shares of the side: near steps are short, since what is near is what hides a low lamp.
 _NEAREST, _FARTHEST, _STEPS = 0.012, 0.42, 24
 _DISTANCES = np.geomspace(_NEAREST, _FARTHEST, _STEPS)
@@ -41,8 +43,7 @@ def visibility(depth: jax.Array, towards: jax.Array, size: jax.Array) -> jax.Arr
 
 def _disc_above(height: jax.Array) -> jax.Array:
   """The share of a disc of diameter 1 above a line, for the height of its centre above that line (nearly)."""
-  x = jnp.clip(height + 0.5, 0, 1)
-  return x * x * (3 - 2 * x)
+  return smooth_step(height + 0.5)
 
 
 def _horizon(depth: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:

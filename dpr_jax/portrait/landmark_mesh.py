@@ -5,6 +5,7 @@ Axes of a mesh here: x to the right and y up in the plane of the photo, z toward
 
 import numpy as np
 
+from dpr_jax.base.arrays import smooth_step
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.network.shape import Surface
 from dpr_jax.portrait.canonical_face import canonical_face
@@ -71,8 +72,7 @@ def mesh_surface(face: Face, framing: Framing, cells: int) -> Surface:
   normal = picture[..., :3] / np.maximum(np.linalg.norm(picture[..., :3], axis=-1, keepdims=True), 1e-6)
   inside = np.pad(known, 1).astype(np.uint8)  # what the picture cuts off ends there
   distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] - 1
-  weight = np.clip(distance / (_MARGIN * cells), 0, 1)
-  weight = np.float32(weight * weight * (3 - 2 * weight))
+  weight = np.float32(smooth_step(distance / (_MARGIN * cells)))
   return Surface(normal[None], picture[None, ..., 3:] / cells, weight[None, ..., None])
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dpr_jax.base.arrays import ramp, smooth_step
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.portrait.faces import OVAL
 
@@ -60,12 +61,7 @@ def _fade_out(head_region: np.ndarray, edge_inside: np.ndarray) -> np.ndarray:
   """1 well inside the head region, 0 on the edge, smooth in between, also where the head reaches the edge."""
   from_head, from_edge = _distance(head_region > 0), _distance(edge_inside)
   nearness = from_edge / (from_edge + from_head + 1e-3) if edge_inside.any() else np.ones_like(from_head)
-  return _smooth_step(nearness) * _smooth_step(from_edge / (_EDGE_FADE * len(head_region)))
-
-
-def _smooth_step(x: np.ndarray) -> np.ndarray:
-  x = np.clip(x, 0, 1)
-  return x * x * (3 - 2 * x)
+  return smooth_step(nearness) * smooth_step(from_edge / (_EDGE_FADE * len(head_region)))
 
 
 def _segment(square: np.ndarray, outline: np.ndarray, head_region: np.ndarray) -> np.ndarray:
@@ -92,4 +88,4 @@ def _segment(square: np.ndarray, outline: np.ndarray, head_region: np.ndarray) -
   matte = cv2.ximgproc.guidedFilter(guide, foreground, max(1, round(_EDGE_RADIUS * side)), _EDGE_EPSILON)
   # What little the filter leaks across an edge shows as a glow around a bright cheek: cut it, more outside than inside.
   low, high = _EDGE_RANGE
-  return _smooth_step((matte - low) / (high - low))
+  return ramp(matte, low, high)

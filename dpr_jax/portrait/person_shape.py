@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpr_jax.base.arrays import smooth_step
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import exposure, sh, shadows
 from dpr_jax.light.light import Light, luminance
@@ -103,9 +104,9 @@ def person_shape(matte: Matte, framing: Framing, seen: Shape) -> PersonShape:
 
 def edge_weight(side: int) -> np.ndarray:
   """`[side, side]` float32: 1 in the middle of a square, 0 at its edge, smooth in between."""
-  ramp = np.clip(np.minimum(np.arange(side) + 0.5, side - 0.5 - np.arange(side)) / (_SEAM * side), 0, 1)
-  ramp = ramp * ramp * (3 - 2 * ramp)
-  return np.float32(ramp[:, None] * ramp)
+  from_edge = np.minimum(np.arange(side) + 0.5, side - 0.5 - np.arange(side))
+  along = smooth_step(from_edge / (_SEAM * side))
+  return np.float32(along[:, None] * along)
 
 
 @jax.jit

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from dpr_jax.base.arrays import namespace
+
 Array = jax.Array | np.ndarray
 
 # The window of Wang et al. 2004: 11 x 11, as wide as a Gaussian of 1.5 pixels is cut off by scikit-image.
@@ -21,14 +23,14 @@ _SSIM_BORDER = 5
 
 def l1(*, prediction: Array, target: Array, mask: Array | None = None) -> Array:
   """Mean absolute error."""
-  xp = _namespace(prediction, target, mask)
+  xp = namespace(prediction, target, mask)
   prediction, target, mask = _checked(prediction, target, mask)
   return _mean(xp.abs(prediction - target), mask)
 
 
 def mse(*, prediction: Array, target: Array, mask: Array | None = None) -> Array:
   """Mean squared error."""
-  xp = _namespace(prediction, target, mask)
+  xp = namespace(prediction, target, mask)
   prediction, target, mask = _checked(prediction, target, mask)
   return _mean(xp.square(prediction - target), mask)
 
@@ -38,7 +40,7 @@ def si_mse(*, prediction: Array, target: Array, mask: Array | None = None) -> Ar
 
   The factor is one per image, fitted over the mask. A black prediction has none and is compared as it is.
   """
-  xp = _namespace(prediction, target, mask)
+  xp = namespace(prediction, target, mask)
   prediction, target, mask = _checked(prediction, target, mask)
   power = _sum(mask * xp.square(prediction))
   scale = _sum(mask * prediction * target) / xp.where(power > 0, power, 1)
@@ -80,7 +82,7 @@ def ssim(*, prediction: Array, target: Array, mask: Array | None = None) -> np.n
 
 def light_l2(*, prediction: Array, target: Array) -> Array:
   """Squared error of lights `[..., 9]`, added up over the coefficients as in training -> `[...]`."""
-  xp = _namespace(prediction, target)
+  xp = namespace(prediction, target)
   _check_lights(prediction, target)
   return xp.sum(xp.square(prediction - target), axis=-1)
 
@@ -90,7 +92,7 @@ def light_angle(*, prediction: Array, target: Array) -> Array:
 
   NaN where a light comes from no side.
   """
-  xp = _namespace(prediction, target)
+  xp = namespace(prediction, target)
   _check_lights(prediction, target)
   # Band 1 as it is stored, (y, z, x), is a rotation of (x, y, z): angles are the same.
   a, b = prediction[..., 1:4], target[..., 1:4]
@@ -99,10 +101,6 @@ def light_angle(*, prediction: Array, target: Array) -> Array:
   # Exact at small angles too, where the arc cosine is not (Kahan).
   half = xp.atan2(*(xp.sqrt(xp.sum(xp.square(v), axis=-1)) for v in (a - b, a + b)))
   return xp.degrees(2 * half)
-
-
-def _namespace(*arrays):
-  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
 def _check_floating(prediction: Array, target: Array) -> None:
@@ -121,7 +119,7 @@ def _check_lights(prediction: Array, target: Array) -> None:
 
 def _checked(prediction: Array, target: Array, mask: Array | None) -> tuple[Array, Array, Array]:
   """The three without their channel, `[B, H, W]` or `[H, W]`, at least in single precision."""
-  xp = _namespace(prediction, target, mask)
+  xp = namespace(prediction, target, mask)
   _check_floating(prediction, target)
   if not (prediction.ndim == 2 or (prediction.ndim == 4 and prediction.shape[-1] == 1)):
     raise ValueError(f"images must be [B, H, W, 1] or [H, W], not {list(prediction.shape)}")
@@ -142,6 +140,6 @@ def _sum(pictures: Array) -> Array:
 
 def _mean(pictures: Array, mask: Array) -> Array:
   """The mean inside, `[..., H, W]` -> `[...]`."""
-  xp = _namespace(pictures, mask)
+  xp = namespace(pictures, mask)
   pixels = _sum(mask)
   return _sum(mask * pictures) / xp.where(pixels > 0, pixels, xp.nan)
