@@ -16,7 +16,7 @@ from dpr_jax.base.native_libraries import native_log_silenced
 
 MAGIC = b"\x76\x2f\x31\x01"
 _MOST_CHANNELS = 4  # for each pixel that is allowed, of all parts together
-_LARGEST_HALF = 65504.0
+LARGEST_HALF = 65504.0
 _TYPES = (np.dtype("=u4"), np.dtype("=f2"), np.dtype("=f4"))  # by their numbers in OpenEXR
 
 _Window = tuple[int, int, int, int]  # left, top, width and height
@@ -106,7 +106,7 @@ def write_exr(path: str | os.PathLike, picture: ExrPicture) -> None:
   planes = np.atleast_3d(planes)
   if picture.is_half:
     finite = np.isfinite(planes)
-    planes = np.where(finite, np.clip(planes, -_LARGEST_HALF, _LARGEST_HALF), planes).astype(np.float16)
+    planes = np.where(finite, np.clip(planes, -LARGEST_HALF, LARGEST_HALF), planes).astype(np.float16)
   names = ("Y", "A") if picture.colours.ndim == 2 else ("R", "G", "B", "A")
   channels = {name: np.ascontiguousarray(planes[..., k]) for k, name in enumerate(names[: planes.shape[2]])}
   header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}

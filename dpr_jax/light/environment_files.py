@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dpr_jax.base.errors import BadInput, one_line
-from dpr_jax.base.exr_files import MAGIC, read_exr
+from dpr_jax.base.exr_files import LARGEST_HALF, MAGIC, read_exr
 from dpr_jax.base.native_libraries import import_native
 
 ENVIRONMENT_SUFFIXES = (".hdr", ".exr", ".pic")  # .pic is Radiance's, too
@@ -21,7 +21,6 @@ MAX_PIXELS = 2**27
 _HEADER_BYTES = 2**16
 _LONGEST_RUN_LENGTH_SIDE = 32767  # of scanlines that are coded channel by channel
 _MOST_STRAY = 0.01  # of pixels that are no numbers, or of light that is negative: more is no accident
-_LARGEST_HALF = 65504.0
 # Beyond so many pixels a file must be as large as pictures are, which do not repeat one pixel for ever.
 _PIXELS_OF_ANY_FILE, _PIXELS_A_BYTE = 2**25, 2
 _ASPECTS = (1.9, 2.1)  # of latitude-longitude, 2:1
@@ -86,7 +85,7 @@ def _mended(path: str, panorama: np.ndarray, note: Callable[[str], None]) -> np.
     raise BadInput(f"{path}: the environment map has {count} values that are not finite")
   if count:
     most = max(float(panorama.max(where=finite, initial=0)), 0.0)
-    brightest = _LARGEST_HALF if most <= _LARGEST_HALF else most
+    brightest = LARGEST_HALF if most <= LARGEST_HALF else most
     panorama = np.nan_to_num(panorama, nan=0.0, posinf=brightest, neginf=0.0)
     note(f"{path}: {count} values of the environment map are not finite; taken as 0, infinite ones as {brightest:g}")
   if (lowest := panorama.min()) < 0:
