@@ -37,7 +37,9 @@ _MAX_MEGAPIXELS = flags.DEFINE_integer("max_megapixels", 50, "of a photo that is
 _FOLDER_MEGABYTES = flags.DEFINE_integer(
   "folder_megabytes", 2048, "of all that was uploaded or made in the last hour", lower_bound=100
 )
-_WAITING = flags.DEFINE_integer("waiting", 32, "how many requests may wait; two are worked on", lower_bound=1)
+_WAITING = flags.DEFINE_integer(
+  "waiting", 32, "how many requests may wait; three, and one film, are worked on at a time", lower_bound=1
+)
 
 
 def main() -> None:
