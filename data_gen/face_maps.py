@@ -26,7 +26,8 @@ class FaceMaps(NamedTuple):
     landmarks: `[K, 2]` float64, where the rendered face has the landmarks `detected` in the photo: x and y in pixels,
       with integers at pixel centres.
     detected: `[K, 2]` float64, the same landmarks as a detector sees them in the photo: the handles of ARAP.
-    depth: `[H, W]` float32, pixels towards the viewer, from anywhere; -inf where `label` is BACKGROUND.
+    depth: `[H, W]` float32, height towards the viewer in pixels, above a plane of any distance; -inf where
+      `label` is BACKGROUND.
   """
 
   normal: np.ndarray

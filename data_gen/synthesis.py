@@ -73,8 +73,8 @@ class Settings:
     lights_per_image: how many target lights each face gets.
     denoise: one of `DENOISERS`.
     image_format: `png` or `jpeg`.
-    quality: of JPEGs.
-    normal_bits: 8 or 16.
+    quality: the JPEG quality, 1 to 100, where `image_format` is `jpeg`.
+    normal_bits: the bits of each component of the stored normals, 8 or 16.
     shard_megabytes: about how large a file of the dataset is.
     seed: of every random draw, with the portrait's id.
   """

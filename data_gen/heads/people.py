@@ -88,7 +88,7 @@ class Look(NamedTuple):
     blood: share of the dermis.
     mottling: how uneven the skin is.
     flush: how much redder cheeks, nose and ears are.
-    freckles: as it says.
+    freckles: how dark the freckles are; 0 is none.
     moles: `[N, 4]`, places in cm and radii.
     hair: colour.
     gray: share of white hairs.

@@ -51,8 +51,8 @@ def skin_colour(melanin: np.ndarray, blood: np.ndarray) -> np.ndarray:
   """The albedo of skin, linear RGB `[..., 3]` float32.
 
   Args:
-    melanin: `[...]`, share of the epidermis, in `MELANIN`; beyond it is clipped.
-    blood: `[...]`, share of the dermis, in `BLOOD`; likewise.
+    melanin: `[...]`, share of the epidermis, clipped to `MELANIN`.
+    blood: `[...]`, share of the dermis, clipped to `BLOOD`.
   """
   row = _place(melanin, MELANIN, _ROWS)
   column = _place(blood, BLOOD, _COLUMNS)

@@ -71,7 +71,7 @@ class View(NamedTuple):
   Attributes:
     person: who.
     placed: the vertices of each part in cm, x to the square's right, y up, z towards the camera.
-    normals: of each part, likewise.
+    normals: the unit normals of each part, `[N, 3]`, in the same axes.
     camera: where it is, and how the square lies in its picture.
     matrix: `[2, 3]`, from the camera's pixels at a scale of 1 to those of the square.
     landmarks: `[478, 2]` in pixels of the square, from its top left corner.

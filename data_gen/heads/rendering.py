@@ -1,6 +1,7 @@
 """Pictures of heads with exactly known landmarks: identity, expression, colours, hair, clothes, light and camera.
 
-A head is turned about its own middle, then seen by a camera; its landmarks are points of its surface, seen likewise.
+A head is turned about its own middle, then seen by a camera; its landmarks are points of its surface that the same
+camera sees.
 """
 
 from pathlib import Path

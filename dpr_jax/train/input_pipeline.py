@@ -115,8 +115,8 @@ class MixedSource:
 
   Attributes:
     sizes: how many each has.
-    lost: as of `RecordSource`, over all of them.
-    lost_reasons: likewise.
+    lost: the sum of their `RecordSource.lost`.
+    lost_reasons: the lines of all their `RecordSource.lost_reasons`.
   """
 
   def __init__(self, sources: Sequence[RecordSource]):
@@ -508,7 +508,7 @@ class Augmentation(NamedTuple):
 
   @classmethod
   def draw(cls, data: dict, rng: np.random.Generator) -> "Augmentation":
-    """Draws what `flip`, `crop`, `scale`, `darken` and `cut` of `training_config` allow."""
+    """Draws what `flip`, `crop`, `scale`, `darken` and `cut` of `config.DataConfig` allow."""
     size, (coin, *numbers) = data["size"], rng.random(4)
     move = cls(size, flip=bool(data["flip"] and coin < 0.5))
     if data["crop"] or data["scale"]:

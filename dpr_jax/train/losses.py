@@ -79,8 +79,8 @@ def light_cauchy(*, prediction: Array, target: Array) -> jax.Array:
   Ours: the paper's lights are soft, and its network is told their brightness.
 
   Args:
-    prediction: `[B, N]`.
-    target: likewise.
+    prediction: the light that the network estimates, `[B, N]` SH coefficients.
+    target: the light that the photo was taken in, `[B, N]`.
 
   Returns:
     Scalar.
@@ -143,8 +143,8 @@ def normal_cosine(*, prediction: Array, target: Array, weight: Array) -> jax.Arr
   Ours: the paper's network knows no normals.
 
   Args:
-    prediction: unit normals, `[B, h, w, 3]`.
-    target: likewise.
+    prediction: the network's unit normals, `[B, h, w, 3]`.
+    target: the head's unit normals, `[B, h, w, 3]`.
     weight: how much each pixel counts, `[B, h, w, 1]`; the faces of a batch count alike.
 
   Returns:
@@ -167,13 +167,13 @@ def depth_l1(*, prediction: Array, target: Array, mask: Array, weight: Array) ->
   Ours, as `normal_cosine`.
 
   Args:
-    prediction: height towards the viewer in shares of the side, `[B, h, w, 1]`.
-    target: likewise.
-    mask: how much of a pixel is face, likewise.
-    weight: how much each pixel counts, likewise.
+    prediction: the network's height towards the viewer in shares of the side, `[B, h, w, 1]`.
+    target: the head's height in the same unit, `[B, h, w, 1]`.
+    mask: how much of a pixel is face, 0 to 1, `[B, h, w, 1]`: over it the two means are taken.
+    weight: how much each pixel counts, 0 or more, `[B, h, w, 1]`; the pictures of a batch count alike.
 
   Returns:
-    Scalar, in shares of the side; of faces without a face nothing.
+    Scalar, in shares of the side; a picture whose weights are all 0 adds 0 to the mean.
 
   Raises:
     ValueError: other or different shapes, or a type that is not floating.
@@ -198,8 +198,8 @@ def framing_l1(*, prediction: Array, target: Array) -> jax.Array:
   """How far off a network is about where the face lies; ours, as `normal_cosine`.
 
   Args:
-    prediction: factor, right and down, `[B, 3]`, as in `views.Faces`.
-    target: likewise.
+    prediction: the factor, right and down that the network estimates, `[B, 3]`, as `framing` of `views.Faces`.
+    target: those by which the picture was moved, `[B, 3]`.
 
   Returns:
     Scalar, in half sides.
