@@ -140,6 +140,7 @@ def test_export_command(command, desk, tmp_path):
   assert (tmp_path / "out" / "pages").exists() == ("visualize" in command)
 
 
+@pytest.mark.nightly
 def test_train_command(run):
   """The smoke recipe, whole: it makes its faces, passes every stage of skip training, and ends with a relit picture."""
   lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -149,6 +150,7 @@ def test_train_command(run):
   assert cv2.imread(str(run / "relit.png")).std() > 10
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("command", EVALUATE_COMMANDS)
 def test_evaluate_command(command, run, shared):
   needs_what_it_names(command, shared)
@@ -159,6 +161,7 @@ def test_evaluate_command(command, run, shared):
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "evaluation.png"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
   "command", [command for command in COMMANDS if command.startswith("python relight.py") and WITH_A_RUN in command]
 )
@@ -167,6 +170,7 @@ def test_relight_with_own_weights(command, run):
   assert cv2.imread(str(run.parent / flags_of(command)["out"])) is not None
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python export_weights.py")])
 def test_export_weights_command(command, run):
   out = run.parent / flags_of(command)["out"]

@@ -125,7 +125,9 @@ def test_training_does_not_take_procedural_faces_of_another_ratio(tmp_path):
       export_lib.export_procedural_faces(tmp_path / "faces", **faces)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "kills", [pytest.param(2, marks=pytest.mark.nightly), pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_killed_again_and_again_and_resumed_it_is_the_same(undisturbed, tmp_path, kills):
   rng = random.Random(0)
   out = tmp_path / "dataset"

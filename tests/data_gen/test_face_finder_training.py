@@ -191,6 +191,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     learn(2, luminance=np.nan)
 
 
+@pytest.mark.nightly
 def test_the_recipe_makes_weights_that_the_finder_reads(shared, tmp_path):
   shared("models/face_landmarker.task")
   learnt, _ = split_portraits(shared("portraits/congress"))

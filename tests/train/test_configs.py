@@ -82,7 +82,12 @@ def test_the_1024_recipe_grows_out_of_the_512_run():
 
 
 @pytest.mark.parametrize(
-  ("name", "arg", "side"), [("dpr_1024", "smoke", 32), ("portraits_256", "smoke", 32), ("portraits_256", "default", 64)]
+  ("name", "arg", "side"),
+  [
+    pytest.param("dpr_1024", "smoke", 32, marks=pytest.mark.nightly),
+    pytest.param("portraits_256", "smoke", 32, marks=pytest.mark.nightly),
+    ("portraits_256", "default", 64),
+  ],
 )
 def test_recipe_trains(name, arg, side):
   config = recipe(name, arg)

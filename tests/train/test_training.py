@@ -457,7 +457,7 @@ print(json.dumps(found))
 
 
 def test_eight_devices_give_the_losses_of_one():
-  flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
   environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, "-c", _ACROSS_DEVICES], env=environment, cwd=ROOT, capture_output=True, text=True, check=False

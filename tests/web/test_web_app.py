@@ -515,6 +515,7 @@ def test_films_that_wait_hold_up_nobody_else(service, photos, monkeypatch):
     assert "event: complete" in httpx.get(f"{url}/{event}", timeout=PATIENCE).text
 
 
+@pytest.mark.nightly
 def test_sigterm_under_a_full_queue_ends_cleanly(photos, tmp_path):
   command = [sys.executable, "app.py", "--waiting=6", "--face_finder=embedded"]
   environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
