@@ -3,15 +3,13 @@
 All in the axes and cm of `data_gen.heads.morphable_head`.
 """
 
-import zipfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_gen.heads.hair import HairMesh
 from data_gen.heads.materials import smooth_noise
 from data_gen.heads.morphable_head import MorphableHead
-from dpr_jax.base.errors import BadInput
 
 # The other styles of the collection hide the front of the face.
 STYLES = ("afro01", "braid01", "long01", "ponytail01", "short01", "short02", "short04")
@@ -33,48 +31,8 @@ class Mesh(NamedTuple):
   two_sided: bool
 
 
-class HairStyle(NamedTuple):
-  """Hair on the neutral head.
-
-  Attributes:
-    vertices: `[N, 3]` in cm.
-    triangles: `[M, 3]`.
-    bind: `[N]`, the model's vertex that each vertex moves with.
-  """
-
-  vertices: np.ndarray
-  triangles: np.ndarray
-  bind: np.ndarray
-
-
-def load_hair(path: str | Path, model: MorphableHead) -> dict[str, HairStyle]:
-  """Reads `hair_on_ict.npz`.
-
-  Raises:
-    BadInput: the file is missing or damaged, or does not fit the model.
-  """
-  number = np.full(model.file_vertex.max() + 1, -1, np.int32)
-  number[model.file_vertex] = np.arange(len(model.file_vertex))
-  styles = {}
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      for name in STYLES:
-        vertices, triangles = file[f"{name}_vertices"].astype(np.float64), file[f"{name}_faces"].astype(np.int32)
-        bind = number[file[f"{name}_bind"]]
-        if vertices.shape != (len(bind), 3) or triangles.min() < 0 or triangles.max() >= len(bind) or bind.min() < 0:
-          raise BadInput(f"{path}: the hair style {name} is damaged")
-        styles[name] = HairStyle(vertices, triangles, bind)
-  except KeyError as error:
-    raise BadInput(f"{path}: not a file of hair styles: {error.args[0]}") from error
-  except BadInput:
-    raise
-  except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
-    raise BadInput(f"{path}: cannot be read as hair styles: {error}".splitlines()[0]) from error
-  return styles
-
-
 def hair(
-  rng: np.random.Generator, style: HairStyle, color: np.ndarray, model: MorphableHead, vertices: np.ndarray
+  rng: np.random.Generator, style: HairMesh, color: np.ndarray, model: MorphableHead, vertices: np.ndarray
 ) -> Mesh:
   """A hair style on the head `vertices` `[V, 3]`, streaked along its strands."""
   placed = style.vertices + vertices[style.bind] - model.neutral[style.bind]

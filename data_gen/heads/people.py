@@ -3,7 +3,6 @@
 All in the axes and cm of `data_gen.heads.morphable_head`.
 """
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from data_gen.heads import attachments, materials
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.buffers import OPAQUE
+from data_gen.heads.hair import HairMesh, load_hair
 from data_gen.heads.landmarks import SurfacePoints, load_correspondence
 from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.noise import lattice, smooth_noise
@@ -19,7 +19,6 @@ from data_gen.heads.pigments import melanin_of_luminance
 from data_gen.heads.rendering import shown_triangles
 from data_gen.rasterize import vertex_normals
 from dpr_jax.base.arrays import ramp
-from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import linearise
 from dpr_jax.portrait.faces import OVAL
 
@@ -30,36 +29,12 @@ STYLES = {
 }
 # Numbers of materials; those below 10 are regions of the head.
 GLASSES, HAIR = 10, 11
-_STRANDS_PER_UV = 260.0
-_STRAND_LENGTHS_PER_UV = 9.0
-_FRAYED = {"afro01": 0.6}  # cm from the edge within which sheets of hair have holes
-_USUALLY_FRAYED = 1.1
 # Channels at the head's vertices. Of melanin and blood they are logarithms of what differs from the whole face's; bend
 # is smooth noise.
 CHANNELS = (
   *("x", "y", "z", "brows", "lips", "cheeks", "beard", "moustache", "lids", "oval", "ear", "hairline"),
   *("mouth", "collar", "melanin", "blood", "bend"),
 )
-
-
-class HairMesh(NamedTuple):
-  """Hair on the neutral head.
-
-  Attributes:
-    vertices: `[N, 3]` in cm.
-    triangles: `[M, 3]` of these vertices.
-    bind: `[N]`, the head's vertex that each vertex moves with.
-    corner: `[K]`, the vertex of each corner; a vertex that has several places in uv is several corners.
-    corner_triangles: `[M, 3]` of corners.
-    strands: `[K, 3]`, as for `buffers.rasterize_fragments`.
-  """
-
-  vertices: np.ndarray
-  triangles: np.ndarray
-  bind: np.ndarray
-  corner: np.ndarray
-  corner_triangles: np.ndarray
-  strands: np.ndarray
 
 
 class PeopleModel(NamedTuple):
@@ -181,7 +156,7 @@ def load_people_model(folder: str | Path, styles: str = "training") -> PeopleMod
     parts.sphere_centre(head.neutral[head.vertex_region == eye].astype(np.float64))
     for eye in (parts.LEFT_EYEBALL, parts.RIGHT_EYEBALL)
   ]
-  hair = _load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head, tuple(STYLES[styles]))
+  hair = load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head, STYLES[styles])
   return PeopleModel(head, landmarks, _channels(head, landmarks), np.stack(eyes), hair)
 
 
@@ -372,48 +347,3 @@ def _is_lens(mesh: attachments.Mesh) -> bool:
 
 def _opaque(count: int) -> np.ndarray:
   return np.tile(np.float32([0, 0, OPAQUE]), (count, 1))
-
-
-def _load_hair(path: Path, head: MorphableHead, names: tuple[str, ...]) -> dict[str, HairMesh]:
-  number = np.full(head.file_vertex.max() + 1, -1, np.int32)
-  number[head.file_vertex] = np.arange(len(head.file_vertex))
-  styles = {}
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      for name in names:
-        vertices, triangles = file[f"{name}_vertices"].astype(np.float64), file[f"{name}_faces"].astype(np.int32)
-        uv, uv_triangles = file[f"{name}_uv"].astype(np.float32), file[f"{name}_face_uv"].astype(np.int32)
-        bind = number[file[f"{name}_bind"]]
-        whole = triangles.shape == uv_triangles.shape and vertices.shape == (len(bind), 3) and bind.min() >= 0
-        if not whole or triangles.max() >= len(bind) or uv_triangles.max() >= len(uv) or triangles.min() < 0:
-          raise BadInput(f"{path}: the hair style {name} is damaged")
-        pairs, inverse = np.unique(
-          np.stack([triangles.ravel(), uv_triangles.ravel()], axis=1), axis=0, return_inverse=True
-        )
-        frayed = np.clip(_distance_from_edge(vertices, triangles) / _FRAYED.get(name, _USUALLY_FRAYED), 0, OPAQUE)
-        strands = np.column_stack([uv[pairs[:, 1]] * (_STRANDS_PER_UV, _STRAND_LENGTHS_PER_UV), frayed[pairs[:, 0]]])
-        styles[name] = HairMesh(
-          vertices, triangles, bind, pairs[:, 0], inverse.reshape(-1, 3).astype(np.int32), strands.astype(np.float32)
-        )
-  except KeyError as error:
-    raise BadInput(f"{path}: not a file of hair styles: {error.args[0]}") from error
-  except BadInput:
-    raise
-  except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
-    raise BadInput(f"{path}: cannot be read as hair styles: {error}".splitlines()[0]) from error
-  return styles
-
-
-def _distance_from_edge(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-  """`[N]` in cm, along the edges of a mesh, from the nearest edge that belongs to one triangle alone."""
-  from scipy import sparse
-  from scipy.sparse import csgraph
-
-  edges = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-  edges, counts = np.unique(edges, axis=0, return_counts=True)
-  rim = np.unique(edges[counts == 1])
-  length = np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1) + 1e-6
-  graph = sparse.coo_matrix((length, (edges[:, 0], edges[:, 1])), (len(vertices), len(vertices)))
-  if not len(rim):
-    return np.full(len(vertices), np.inf)
-  return csgraph.dijkstra(graph, directed=False, indices=rim, min_only=True)

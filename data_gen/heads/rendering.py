@@ -12,6 +12,7 @@ import numpy as np
 
 from data_gen.heads import attachments, lighting, materials
 from data_gen.heads import morphable_head as parts
+from data_gen.heads.hair import HairMesh, load_hair
 from data_gen.heads.landmarks import SurfacePoints, lean, load_correspondence
 from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.pose import DEPTH_ORIGIN, FRONTAL, MIDDLE, Camera, rotation
@@ -41,7 +42,7 @@ class HeadModel(NamedTuple):
   head: MorphableHead
   regions: materials.Regions
   landmarks: SurfacePoints
-  hair: dict[str, attachments.HairStyle]
+  hair: dict[str, HairMesh]
   environments: np.ndarray | None
 
 
@@ -80,7 +81,7 @@ def load_head_model(folder: str | Path, environments: str | Path | None = None) 
     head=head,
     regions=materials.regions(head),
     landmarks=load_correspondence(head),
-    hair=attachments.load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head),
+    hair=load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head, attachments.STYLES),
     environments=None if environments is None else _load_environments(Path(environments)),
   )
 
