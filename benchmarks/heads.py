@@ -33,6 +33,7 @@ import numpy as np
 from data_gen import face_mesh, normals, relief, srgb
 from data_gen.face_maps import FaceMaps
 from data_gen.heads import portraits, true_light
+from data_gen.heads.environments import Environment, load_environments
 from data_gen.heads.people import PeopleModel, load_people_model
 from data_gen.portraits import generator
 from data_gen.target_lights import BuiltInLights
@@ -101,9 +102,7 @@ class Seen(NamedTuple):
 Method = Callable[[Scene, str], Seen]
 
 
-def draw_lights(
-  number: int, environments: Sequence[portraits.Environment]
-) -> dict[str, Light | tuple[portraits.Environment, float]]:
+def draw_lights(number: int, environments: Sequence[Environment]) -> dict[str, Light | tuple[Environment, float]]:
   """The lights of a head by name; heads 2 n and 2 n + 1 have the same targets. A map comes with its turn in degrees."""
   lights = {}
   for suffix, rng in (
@@ -119,7 +118,7 @@ def draw_lights(
   return lights
 
 
-def render(model: PeopleModel, environments: Sequence[portraits.Environment], number: int, size: int) -> Scene:
+def render(model: PeopleModel, environments: Sequence[Environment], number: int, size: int) -> Scene:
   """A held-out head under its six lights; a quarter of a minute."""
   id = f"held-out-{number:04d}"
   view = portraits.draw_view(generator(_SEED, "held-out head", id), model, size, STYLES)
@@ -152,7 +151,7 @@ def render(model: PeopleModel, environments: Sequence[portraits.Environment], nu
 
 
 def scene(
-  model: Callable[[], tuple[PeopleModel, Sequence[portraits.Environment]]], folder: Path | None, number: int, size: int
+  model: Callable[[], tuple[PeopleModel, Sequence[Environment]]], folder: Path | None, number: int, size: int
 ) -> Scene:
   """`render`, or what an earlier run kept in the folder."""
   path = folder and folder / f"held-out-{number:04d}-{size}.npz"
@@ -407,9 +406,7 @@ def main() -> None:
       folder = portraits.environments_folder()
       if folder is None:
         raise SystemExit(f"no folder environments in DPR_SHARED ({os.environ.get('DPR_SHARED')}) or DPR_ASSETS")
-      opened.append(
-        (load_people_model(portraits.heads_folder(), STYLES), portraits.load_environments(folder, held_out=True))
-      )
+      opened.append((load_people_model(portraits.heads_folder(), STYLES), load_environments(folder, held_out=True)))
     return opened[0]
 
   scenes = [scene(model, arguments.scenes, number, arguments.size) for number in range(arguments.heads)]

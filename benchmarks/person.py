@@ -154,11 +154,12 @@ def measure_heads(count: int, finder: FaceFinder, segmenter: Segmenter) -> None:
   """Prints the table of rendered heads."""
   from data_gen import srgb
   from data_gen.heads import portraits
+  from data_gen.heads.environments import load_environments
   from data_gen.heads.people import load_people_model
   from data_gen.portraits import generator
 
   model = load_people_model(portraits.heads_folder(), "held out")
-  environments = portraits.load_environments(portraits.environments_folder(), held_out=True)
+  environments = load_environments(portraits.environments_folder(), held_out=True)
   rows = {"GrabCut": [], "person": [], "segmenter alone": []}
   for number in range(count):
     id = f"held-out-{number:04d}"

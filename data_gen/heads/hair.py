@@ -14,6 +14,8 @@ from data_gen.heads.buffers import OPAQUE
 from data_gen.heads.morphable_head import MorphableHead
 from dpr_jax.base.errors import BadInput
 
+HAIR_FILE = "makehuman_hair/hair_on_ict.npz"  # in the folder of the head
+
 _STRANDS_PER_UV = 260.0
 _STRAND_LENGTHS_PER_UV = 9.0
 _FRAYED = {"afro01": 0.6}  # cm from the edge within which sheets of hair have holes

@@ -12,6 +12,8 @@ import numpy as np
 
 from dpr_jax.base.errors import BadInput
 
+HEAD_FILE = "ict_facekit.npz"
+
 # Numbers of the file's `face_region`.
 FACE, HEAD, MOUTH, GUMS, TEETH, LEFT_EYEBALL, RIGHT_EYEBALL = 0, 1, 2, 5, 6, 7, 8
 _KEPT_REGIONS = (0, 1, 2, 3, 4, GUMS, TEETH, LEFT_EYEBALL, RIGHT_EYEBALL)  # 9-14 are transparent, 15-16 lashes

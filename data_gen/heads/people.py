@@ -11,9 +11,9 @@ import numpy as np
 from data_gen.heads import attachments, materials
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.buffers import OPAQUE
-from data_gen.heads.hair import HairMesh, load_hair
+from data_gen.heads.hair import HAIR_FILE, HairMesh, load_hair
 from data_gen.heads.landmarks import SurfacePoints, load_correspondence
-from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
+from data_gen.heads.morphable_head import HEAD_FILE, MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.noise import lattice, smooth_noise
 from data_gen.heads.pigments import melanin_of_luminance
 from data_gen.heads.rendering import shown_triangles
@@ -150,13 +150,13 @@ def load_people_model(folder: str | Path, styles: str = "training") -> PeopleMod
     BadInput: a file is missing or damaged.
   """
   folder = Path(folder)
-  head = load_morphable_head(folder / "ict_facekit.npz")
+  head = load_morphable_head(folder / HEAD_FILE)
   landmarks = load_correspondence(head)
   eyes = [
     parts.sphere_centre(head.neutral[head.vertex_region == eye].astype(np.float64))
     for eye in (parts.LEFT_EYEBALL, parts.RIGHT_EYEBALL)
   ]
-  hair = load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head, STYLES[styles])
+  hair = load_hair(folder / HAIR_FILE, head, STYLES[styles])
   return PeopleModel(head, landmarks, _channels(head, landmarks), np.stack(eyes), hair)
 
 

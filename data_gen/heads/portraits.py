@@ -19,7 +19,10 @@ from data_gen.face_maps import FaceMaps, Label
 from data_gen.face_mesh import CONTOURS
 from data_gen.heads import morphable_head as parts
 from data_gen.heads.buffers import Fragments, ambient_occlusion, averaged, rasterize_fragments
+from data_gen.heads.environments import Environment, chosen_maps, load_environments
+from data_gen.heads.hair import HAIR_FILE
 from data_gen.heads.lighting import scene_axes
+from data_gen.heads.morphable_head import HEAD_FILE
 from data_gen.heads.painting import paint
 from data_gen.heads.people import GLASSES, HAIR, PeopleModel, Person, draw_person, load_people_model
 from data_gen.heads.pose import FRONTAL, MIDDLE, Camera, rotation
@@ -31,38 +34,18 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
 from dpr_jax.light import sh
-from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
 from dpr_jax.light.panorama import look_up
 from dpr_jax.portrait.faces import OVAL, Face, frame_face
 
 cv2 = import_native("cv2")
 
-HEAD_FILE, HAIR_FILE = "ict_facekit.npz", "makehuman_hair/hair_on_ict.npz"
-# Environment maps that training never sees; all others are for it.
-HELD_OUT_MAPS = ("bridge", "hall", "park", "studio", "sunset", "venice")
-
 SUPERSAMPLING = 2
 _REACH = 3.5  # cm in which even light is blocked
 _TWIST = (-6.5, -13.0)  # cm, between which the neck turns
 # The darkest twentieth of the face gets at least this share of the mean irradiance: the light is soft.
 _LEAST_SHADING = 0.25
-_MAP_SIZE = (512, 256)
 _ORIGINAL_LIGHT_SHARE = 0.55  # of portraits lit by the built-in prior, the others by environment maps
-
-
-class Environment(NamedTuple):
-  """An environment map.
-
-  Attributes:
-    name: of its file.
-    radiance: `[256, 512, 3]` float32, of mean luminance 1.
-    light: `[9]`, the projection of its luminance.
-  """
-
-  name: str
-  radiance: np.ndarray
-  light: np.ndarray
 
 
 class View(NamedTuple):
@@ -190,7 +173,7 @@ class RenderedHeads:
       BadInput: one cannot be read.
     """
     digest = hashlib.sha256()
-    for path in _map_files(environments_folder(), held_out=False):
+    for path in chosen_maps(environments_folder(), held_out=False):
       try:
         content = path.read_bytes()
       except OSError as error:
@@ -372,27 +355,6 @@ def _labels(
   cv2.fillConvexPoly(inside, cv2.convexHull(np.round(outline).astype(np.int32)), 1)
   label[rims] = np.where(inside.ravel()[shown.place[rims]] > 0, Label.FEATURE, Label.BACKGROUND)
   return label
-
-
-def load_environments(folder: Path | None, *, held_out: bool) -> list[Environment]:
-  """The environment maps of a folder for tests or for training; none without a folder.
-
-  Raises:
-    BadInput: one cannot be read.
-  """
-  found = []
-  for path in _map_files(folder, held_out):
-    radiance = read_environment(path)
-    radiance = np.repeat(radiance[..., None], 3, axis=-1) if radiance.ndim == 2 else radiance
-    radiance = cv2.resize(np.ascontiguousarray(radiance), _MAP_SIZE, interpolation=cv2.INTER_AREA)
-    luminance = radiance @ LUMINANCE_WEIGHTS
-    found.append(Environment(path.stem, radiance / luminance.mean(), sh.environment(luminance / luminance.mean())))
-  return found
-
-
-def _map_files(folder: Path | None, held_out: bool) -> list[Path]:
-  files = sorted(folder.glob("*.hdr")) if folder else []
-  return [path for path in files if (path.stem in HELD_OUT_MAPS) == held_out]
 
 
 def _draw_light(

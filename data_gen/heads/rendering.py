@@ -12,20 +12,21 @@ import numpy as np
 
 from data_gen.heads import attachments, lighting, materials
 from data_gen.heads import morphable_head as parts
-from data_gen.heads.hair import HairMesh, load_hair
+from data_gen.heads.environments import all_maps, read_map
+from data_gen.heads.hair import HAIR_FILE, HairMesh, load_hair
 from data_gen.heads.landmarks import SurfacePoints, lean, load_correspondence
-from data_gen.heads.morphable_head import MorphableHead, draw_expression, draw_identity, load_morphable_head
+from data_gen.heads.morphable_head import HEAD_FILE, MorphableHead, draw_expression, draw_identity, load_morphable_head
 from data_gen.heads.pose import DEPTH_ORIGIN, FRONTAL, MIDDLE, Camera, rotation
 from data_gen.heads.texture import PortraitTexture
 from data_gen.rasterize import rasterize, vertex_normals
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import sh
-from dpr_jax.light.environment_files import read_environment
 
 cv2 = import_native("cv2")
 
 _SUPERSAMPLING = 2
+_MAP_SIZE = (128, 64)
 
 
 class HeadModel(NamedTuple):
@@ -76,12 +77,12 @@ def load_head_model(folder: str | Path, environments: str | Path | None = None) 
     BadInput: a file is missing or damaged.
   """
   folder = Path(folder)
-  head = load_morphable_head(folder / "ict_facekit.npz")
+  head = load_morphable_head(folder / HEAD_FILE)
   return HeadModel(
     head=head,
     regions=materials.regions(head),
     landmarks=load_correspondence(head),
-    hair=load_hair(folder / "makehuman_hair" / "hair_on_ict.npz", head, attachments.STYLES),
+    hair=load_hair(folder / HAIR_FILE, head, attachments.STYLES),
     environments=None if environments is None else _load_environments(Path(environments)),
   )
 
@@ -279,13 +280,10 @@ def _srgb(linear: np.ndarray) -> np.ndarray:
 
 
 def _load_environments(folder: Path) -> np.ndarray:
-  lights = []
-  for path in sorted(folder.glob("*.hdr")):
-    small = cv2.resize(np.ascontiguousarray(read_environment(path)), (128, 64), interpolation=cv2.INTER_AREA)
-    lights.append(sh.environment(small))
-  if not lights:
+  maps = all_maps(folder)
+  if not maps:
     raise BadInput(f"{folder}: no environment maps (.hdr)")
-  return np.stack(lights)
+  return np.stack([sh.environment(read_map(path, _MAP_SIZE)) for path in maps])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from data_gen.heads import portraits
-from data_gen.heads.portraits import Environment, Surface, View
+from data_gen.heads.environments import Environment
+from data_gen.heads.portraits import Surface, View
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh

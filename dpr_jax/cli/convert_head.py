@@ -29,8 +29,9 @@ def main() -> None:
   import numpy as np  # which --help doesn't cost, nor what follows
 
   from data_gen.heads.facekit import read_head
+  from data_gen.heads.hair import HAIR_FILE
   from data_gen.heads.makehuman import read_hair
-  from data_gen.heads.portraits import HAIR_FILE, HEAD_FILE
+  from data_gen.heads.morphable_head import HEAD_FILE
 
   head_file, hair_file = Path(_OUT.value) / HEAD_FILE, Path(_OUT.value) / HAIR_FILE
   for path in (head_file, hair_file):

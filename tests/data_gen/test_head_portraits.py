@@ -5,7 +5,7 @@ import pytest
 
 from data_gen import normals, relief
 from data_gen.face_maps import Label
-from data_gen.heads import people, pigments, portraits
+from data_gen.heads import environments, people, pigments, portraits
 from data_gen.heads.buffers import OPAQUE, ambient_occlusion, averaged, rasterize_fragments
 from data_gen.synthesis import HEADS, Settings, Synthesis
 from dpr_jax import records
@@ -117,9 +117,9 @@ def test_training_and_tests_share_neither_hair_nor_maps(model, shared):
   held_out = people.STYLES["held out"]
   assert not {*people.STYLES["training"]} & {*held_out}
   assert not {*model.hair} & {*held_out}
-  maps = [portraits.load_environments(shared("environments"), held_out=which) for which in (False, True)]
+  maps = [environments.load_environments(shared("environments"), held_out=which) for which in (False, True)]
   names = [{each.name for each in group} for group in maps]
-  assert names[1] == {*portraits.HELD_OUT_MAPS}
+  assert names[1] == {*environments.HELD_OUT_MAPS}
   assert names[0]
   assert not names[0] & names[1]
 

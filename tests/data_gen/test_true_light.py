@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_gen.heads import portraits, true_light
+from data_gen.heads.environments import Environment
 from data_gen.heads.pose import Camera
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
@@ -108,7 +109,7 @@ def test_what_is_as_it_was_has_no_error(scene):
 
 
 def test_two_heads_share_their_target_lights_and_no_sources():
-  maps = [portraits.Environment(str(number), np.zeros((1, 1, 3)), np.zeros(9)) for number in range(9)]
+  maps = [Environment(str(number), np.zeros((1, 1, 3)), np.zeros(9)) for number in range(9)]
   first, second, third = (benchmark.draw_lights(number, maps) for number in (2, 3, 4))
   np.testing.assert_array_equal(first["lamp target"].towards, second["lamp target"].towards)
   assert first["map target"] == second["map target"]
