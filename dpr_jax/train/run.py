@@ -38,6 +38,7 @@ from dpr_jax.train.views import Faces, Views
 RELIT = "relit.png"
 
 _HELD_OUT = "validation"  # the split that is evaluated and shown
+_MOST_NAMED = 20  # of damaged records
 _EVALUATED_FACES = 64  # in the evaluations of a run; evaluate.py takes all
 _TERMS = ("image", "gradient", "light", "adversarial", "feature", "normal", "depth", "framing", "discriminator")
 
@@ -175,6 +176,7 @@ class _Run:
     with StopSignals() as signals:
       stopped = self._train(signals)
       in_all_processes(self._checkpoints.wait)
+      self._name_skipped()
       if stopped:
         self._log.say(f"stopped and saved at step {self._step}; the same command goes on")
     if not stopped:
@@ -184,6 +186,14 @@ class _Run:
       self._log.say(f"trained to step {self._step}: {path}")
     if signals.interrupted and stopped:
       raise KeyboardInterrupt
+
+  def _name_skipped(self) -> None:
+    """Says which records of this process's share could not be read."""
+    reasons = self._iterator.skipped_reasons
+    for reason in reasons[:_MOST_NAMED]:
+      self._log.say(f"skipped: {reason}")
+    if len(reasons) > _MOST_NAMED:
+      self._log.say(f"skipped: {len(reasons) - _MOST_NAMED} more")
 
   def _train(self, signals: StopSignals) -> bool:
     """Whether the run was asked to stop before its last step."""

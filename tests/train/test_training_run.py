@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -368,6 +369,20 @@ def test_damaged_held_out_faces_stop_it_or_are_skipped(tmp_path, capsys, in_proc
     train_and_evaluate(tiny(folder), tmp_path / "stopped")
   train_and_evaluate(tiny(folder, num_steps=1, data__on_corrupt="skip"), tmp_path / "run")
   assert "validation/l1" in lines(tmp_path / "run")[0]
+  assert "skipped" not in capsys.readouterr().out  # of the faces to train on none was
+
+
+def test_damaged_faces_that_were_skipped_are_named_at_the_end(tmp_path, capsys, in_process, monkeypatch):
+  folder = write_dataset(tmp_path / "dataset", train=7)
+  shard = folder / "dpr-train.tfrecord-00000-of-00001"
+  os.truncate(shard, shard.stat().st_size - 10)
+  train_and_evaluate(tiny(folder, num_steps=1, data__on_corrupt="skip"), tmp_path / "run")
+  *_, skipped, trained = capsys.readouterr().out.splitlines()
+  assert re.fullmatch(rf"skipped: {re.escape(str(shard))}: record 6 .* is truncated.*", skipped)
+  assert trained.startswith("trained to step 1")
+  monkeypatch.setattr(training_run, "_MOST_NAMED", 0)
+  train_and_evaluate(tiny(folder, num_steps=1, data__on_corrupt="skip"), tmp_path / "many")
+  assert capsys.readouterr().out.splitlines()[-2] == "skipped: 1 more"
 
 
 def test_data_that_are_not_there_leave_no_trace(tmp_path):
