@@ -164,13 +164,6 @@ def directional(towards: Array, ambient: float = 0.3, dc: float = 0.75) -> Array
   return ambient * even + (1 - ambient) * lamp
 
 
-def normalise(sh: Array, dc: float = 0.8) -> Array:
-  """Lights `[..., 9]` scaled to a first coefficient of `dc`, which must be positive to begin with."""
-  sh = namespace(sh).asarray(sh)
-  _check_light(sh)
-  return sh * (dc / sh[..., :1])
-
-
 def minimum(sh: np.ndarray) -> float:
   """The smallest radiance of a light `[9]` over all directions; below 0 no physical light has these 9 numbers.
 

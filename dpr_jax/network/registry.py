@@ -107,28 +107,6 @@ def listing() -> str:
   return "\n\n".join(map(_described, WEIGHTS.values()))
 
 
-def card_head(weights: Weights) -> str:
-  """What the Hugging Face hub reads of a model card: the YAML between `---` with which MODEL_CARD.md begins."""
-  lines = [
-    f"license: {weights.licence.lower()}",
-    "library_name: dpr_jax",
-    "pipeline_tag: image-to-image",
-    "tags: [portrait-relighting, spherical-harmonics, jax]",
-  ]
-  if weights.scores:
-    lines += [
-      "model-index:",
-      f"- name: {weights.name}",
-      "  results:",
-      "  - task: {type: image-to-image, name: portrait relighting}",
-      "    dataset: {type: extended-yale-b, name: Extended Yale B}",
-      "    metrics:",
-      f"    - {{type: si-mse, name: si-MSE x 1000, value: {weights.scores['si_mse']}}}",
-      f"    - {{type: ssim, name: SSIM, value: {weights.scores['ssim']}}}",
-    ]
-  return "\n".join(["---", *lines, "---", ""])
-
-
 def _described(weights: Weights) -> str:
   scores = "not measured"
   if weights.scores:

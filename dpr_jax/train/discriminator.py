@@ -10,14 +10,6 @@ _MAX_WIDENING = 8
 _EPSILON = 1e-5
 
 
-def patch_size(levels: int) -> int:
-  """Side of the square, in pixels, that one score is about: 70 for three levels."""
-  size = 1 + 2 * (_KERNEL - 1)  # the two convolutions at the end, stride 1
-  for _ in range(levels):
-    size = 2 * size + _KERNEL - 2
-  return size
-
-
 def minimum_size(levels: int) -> int:
   """The smallest side, in pixels, of an image that has a score (whose patch then reaches into the padding)."""
   return 3 * 2**levels
@@ -32,7 +24,7 @@ class PatchDiscriminator(nn.Module):
 
   Attributes:
     base_filters: channels after the first convolution; they double with each, to at most eight times as many.
-    levels: convolutions of stride 2, at least 1; see `patch_size`.
+    levels: convolutions of stride 2, at least 1; with three of them a score is about a square of 70 x 70 pixels.
     dtype: compute type of the convolutions (bfloat16 on accelerators). Parameters, the norm's statistics and the scores
       stay float32.
   """

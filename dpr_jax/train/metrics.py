@@ -28,15 +28,8 @@ def l1(*, prediction: Array, target: Array, mask: Array | None = None) -> Array:
   return _mean(xp.abs(prediction - target), mask)
 
 
-def mse(*, prediction: Array, target: Array, mask: Array | None = None) -> Array:
-  """Mean squared error."""
-  xp = namespace(prediction, target, mask)
-  prediction, target, mask = _checked(prediction, target, mask)
-  return _mean(xp.square(prediction - target), mask)
-
-
 def si_mse(*, prediction: Array, target: Array, mask: Array | None = None) -> Array:
-  """Scale-invariant mean squared error: `mse` of the prediction times the factor that makes it smallest.
+  """Scale-invariant mean squared error: that of the prediction times the factor that makes it smallest.
 
   The factor is one per image, fitted over the mask. A black prediction has none and is compared as it is.
   """
@@ -78,13 +71,6 @@ def ssim(*, prediction: Array, target: Array, mask: Array | None = None) -> np.n
     full = np.stack([similarity(*pair) for pair in zip(prediction, target, strict=True)])
   mask = np.asarray(mask, np.float64)[..., _SSIM_BORDER:-_SSIM_BORDER, _SSIM_BORDER:-_SSIM_BORDER]
   return _mean(full, mask)
-
-
-def light_l2(*, prediction: Array, target: Array) -> Array:
-  """Squared error of lights `[..., 9]`, added up over the coefficients as in training -> `[...]`."""
-  xp = namespace(prediction, target)
-  _check_lights(prediction, target)
-  return xp.sum(xp.square(prediction - target), axis=-1)
 
 
 def light_angle(*, prediction: Array, target: Array) -> Array:

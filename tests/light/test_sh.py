@@ -113,7 +113,6 @@ def results_of_all_functions(directions, light):
     sh_lib.rotate(light, sh_lib.turn(20)),
     sh_lib.convert(light, "sfsnet"),
     sh_lib.directional(directions),
-    sh_lib.normalise(light),
   )
 
 
@@ -170,11 +169,10 @@ def test_products_in_full_precision(function):
     lambda light: sh_lib.radiance(light, np.array([0.0, -1.0, 0.0])),
     lambda light: sh_lib.rotate(light, np.eye(3)),
     lambda light: sh_lib.convert(light, "bip"),
-    sh_lib.normalise,
     sh_lib.minimum,
     sh_lib.sphere_picture,
   ],
-  ids=["shading", "radiance", "rotate", "convert", "normalise", "minimum", "sphere_picture"],
+  ids=["shading", "radiance", "rotate", "convert", "minimum", "sphere_picture"],
 )
 def test_other_than_nine_numbers(function, light):
   with pytest.raises(ValueError, match="a light must be"):
@@ -491,7 +489,7 @@ def test_sphere_picture_of_even_light():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# directional, normalise, minimum.
+# directional, minimum.
 
 
 def test_directional_is_a_lamp_and_even_light():
@@ -531,14 +529,6 @@ def test_directional_many_at_once():
   assert lights.shape == (2, 3, 9)
   np.testing.assert_allclose(lights[..., 0], 0.9, rtol=1e-6)
   np.testing.assert_allclose(lights[1, 0], sh_lib.directional(towards[1, 0], 0.2, 0.9), atol=1e-6)
-
-
-def test_normalise():
-  lights = np.abs(random_lights(6)).reshape(2, 3, 9)
-  scaled = sh_lib.normalise(lights)
-  np.testing.assert_allclose(scaled[..., 0], 0.8, rtol=1e-6)
-  np.testing.assert_allclose(scaled / scaled[..., :1], lights / lights[..., :1], rtol=1e-5)
-  np.testing.assert_allclose(sh_lib.normalise(lights[0, 0], 1.5)[0], 1.5, rtol=1e-6)
 
 
 def from_form(constant, linear, eigenvalues, axes):
@@ -713,7 +703,6 @@ TRANSFORMED = {
   "rotate": lambda light: sh_lib.rotate(light, sh_lib.turn(20)),
   "convert": lambda light: sh_lib.convert(light, "sfsnet"),
   "directional": lambda light: sh_lib.directional(light[:3] / jnp.linalg.norm(light[:3]), light[3], light[4]),
-  "normalise": sh_lib.normalise,
 }
 
 

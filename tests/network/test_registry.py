@@ -6,7 +6,7 @@ import pytest
 
 from dpr_jax.base.assets import ASSETS
 from dpr_jax.network.networks import network_for, traits_of
-from dpr_jax.network.registry import DEFAULT, WEIGHTS, card_head, listing
+from dpr_jax.network.registry import DEFAULT, WEIGHTS, listing
 from dpr_jax.network.weights import load_params
 from tests.conftest import ROOT
 
@@ -44,8 +44,30 @@ def test_all_are_listed_with_all_that_is_known():
     assert all(fact in paragraph for fact in (*known, weights.sha256))
 
 
+def head_of_card(weights):
+  """What the Hugging Face hub reads of a model card: the YAML between `---` with which MODEL_CARD.md begins."""
+  lines = [
+    f"license: {weights.licence.lower()}",
+    "library_name: dpr_jax",
+    "pipeline_tag: image-to-image",
+    "tags: [portrait-relighting, spherical-harmonics, jax]",
+  ]
+  if weights.scores:
+    lines += [
+      "model-index:",
+      f"- name: {weights.name}",
+      "  results:",
+      "  - task: {type: image-to-image, name: portrait relighting}",
+      "    dataset: {type: extended-yale-b, name: Extended Yale B}",
+      "    metrics:",
+      f"    - {{type: si-mse, name: si-MSE x 1000, value: {weights.scores['si_mse']}}}",
+      f"    - {{type: ssim, name: SSIM, value: {weights.scores['ssim']}}}",
+    ]
+  return "\n".join(["---", *lines, "---", ""])
+
+
 def test_the_card_begins_as_the_hub_reads_it():
-  entry, head = WEIGHTS[DEFAULT], card_head(WEIGHTS[DEFAULT])
+  entry, head = WEIGHTS[DEFAULT], head_of_card(WEIGHTS[DEFAULT])
   assert CARD.startswith(head), f"MODEL_CARD.md must begin with\n{head}"
   card = pytest.importorskip("huggingface_hub").ModelCard(CARD)
   assert (card.data.license, card.data.library_name) == ("apache-2.0", "dpr_jax")
