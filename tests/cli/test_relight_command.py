@@ -204,6 +204,8 @@ def test_intensity_is_exposure_said_otherwise(photo):
 class Sees(Portrait):
   """A photo made ready that notes what it is relit with."""
 
+  has_mattes = True
+
   def __init__(self):
     pass
 
@@ -218,6 +220,23 @@ def relit_with(**options):
   with Studio(with_(**options)) as studio:
     studio.relight(seen, studio.lights[0])
   return seen.told
+
+
+def test_a_backdrop_is_read_once_for_each_shape_of_photo(monkeypatch):
+  """A light that goes round asks for it again and again."""
+  asked = []
+
+  def backdrop(file, shape, dtype, env_rotate):
+    asked.append((file, shape))
+    return np.zeros(shape, dtype)
+
+  monkeypatch.setattr(relight_command.backdrops, "backdrop", backdrop)
+  seen = Sees()
+  with Studio(with_(replace_background="wall.png")) as studio:
+    for seen.pixels in (ASTRONAUT, ASTRONAUT, ASTRONAUT[:100], ASTRONAUT[:100]):
+      studio.relight(seen, studio.lights[0])
+      assert seen.told[1]["backdrop"].shape == seen.pixels.shape
+  assert asked == [("wall.png", ASTRONAUT.shape), ("wall.png", ASTRONAUT[:100].shape)]
 
 
 def test_a_face_is_relit_by_the_light_as_it_is():

@@ -1002,6 +1002,15 @@ def test_the_strength_of_a_whole_photo(shared, whole_photo):
   assert np.abs(change(full, none)).mean() > 0.1
 
 
+def test_a_light_of_more_lamps_than_are_rendered_is_refused(stub):
+  lamp = light_lib.key_and_fill(np.float32([0, -1, 0]), 0.2, 10)
+  five = lamp._replace(
+    **{name: np.repeat(getattr(lamp, name), 5, axis=0) for name in ("towards", "irradiance", "size")}
+  )
+  with pytest.raises(ValueError, match="a light of 5 lamps; at most 4 are rendered"):
+    Portrait({}, smooth_photo(120, 160, np.uint8), [face_at(80, 60, 30)], 128).relight(five)
+
+
 @pytest.mark.parametrize("light", [np.zeros(8), np.zeros((2, 9)), np.zeros(27), np.full(9, np.nan), [np.inf] + [0] * 8])
 def test_a_light_that_is_none_is_refused(stub, light):
   pixels = smooth_photo(120, 160, np.uint8)
