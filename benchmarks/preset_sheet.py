@@ -11,7 +11,8 @@ Nobody knows how they should look, but over the oval of the face the figures say
 - new burnt: the share of pixels with a channel at 254 or above that had none;
 - asymmetry: how far `left` is from the mirror image of the mirrored photo under `right`, in gray levels, as a mean; the
   face is found anew in the mirrored photo, and, in a second column, its landmarks are the mirrored ones;
-- jump: the largest change from frame to frame of a light that goes round in 60 steps, over the median one.
+- jump: the largest change from frame to frame of a light that goes round in 60 steps, over the median one, and over the
+  mean of the one before and the one after.
 
 `--out` gets contact sheets, a row for each photo and network, a column for each light. `--full` gets a file for each
 photo and light, with the photo and what each network makes of it side by side.
@@ -31,7 +32,7 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
-from real_portraits import largest, largest_jump, mean_change, photos, reached
+from real_portraits import largest, largest_jump, mean_change, photos, reached, roughest_step, turning_changes
 from skimage import data
 
 from data_gen.face_finder.teacher import split_portraits
@@ -161,7 +162,7 @@ class Measured:
     self.figures: dict[str, list[dict]] = collections.defaultdict(list)  # by light
     self.asymmetry: list[float] = []
     self.asymmetry_given: list[float] = []
-    self.jumps: list[float] = []
+    self.turning: list[tuple[float, float]] = []
     self.seconds: dict[str, list[float]] = collections.defaultdict(list)
 
   def mean(self, light: str, figure: str) -> float:
@@ -190,7 +191,7 @@ class Measured:
     levels = [
       f"{np.mean(each):.2f}, {max(each):.2f}" if each else "-" for each in (self.asymmetry, self.asymmetry_given)
     ]
-    jump = f"{max(self.jumps):.2f}" if self.jumps else "-"
+    jump = ", ".join(f"{most:.2f}" for most in np.max(self.turning, axis=0)) if self.turning else "-"
     return [f"{min(bright):.2f} to {max(bright):.2f}", *shares, *levels, jump]
 
 
@@ -218,7 +219,8 @@ def look_at(
   if again is not None:
     found.asymmetry.append(asymmetry(params, sitter, portrait, again))
   if turning:
-    found.jumps.append(largest_jump(portrait, reached(portrait)))
+    changes = turning_changes(portrait, reached(portrait))
+    found.turning.append((largest_jump(changes), roughest_step(changes)))
   if len(found.asymmetry_given) == 1:
     _time_network(params, portrait, found)
   return relit
@@ -362,7 +364,8 @@ def _report(found: Mapping[str, Measured]) -> None:
     _print_table(titles, each.rows())
   print("## All lights\n")
   titles = ("brightness of lights", "new black, worst light", "new burnt, worst light")
-  titles += ("asymmetry, gray levels: mean, most", "the same, landmarks mirrored", "largest jump over the median")
+  titles += ("asymmetry, gray levels: mean, most", "the same, landmarks mirrored")
+  titles += ("largest jump over the median, over its neighbours",)
   _print_table(("", *titles), [[name, *each.overall()] for name, each in found.items()])
   print("## Medians, ms\n")
   work = ("encode", "decode", "a new photo", "a new light")

@@ -4,7 +4,8 @@
 
 A photo relit to the light that the network itself sees in it should stay as it is: the mean change of its gray levels
 over the head. And a light that goes round the face in 60 steps should move the picture evenly: the largest change from
-one frame to the next over the median of all. `benchmarks/preset_sheet.py` asks more of the named lights.
+one frame to the next over the median of all, and over the mean of its neighbours, which tells a jump from a face that
+changes faster while the light passes above or below it. `benchmarks/preset_sheet.py` asks more of the named lights.
 
 `--held-out` takes of a folder those portraits that `export_dataset.py` keeps out of training. `--grid=FILE --faces=8`
 draws some of them under six lights, by each of the networks; `--sheets=FOLDER` all photos, large.
@@ -65,12 +66,21 @@ def own_light_change(portrait: Portrait, head: np.ndarray) -> float:
   return mean_change(portrait.pixels, portrait.relight(portrait.faces[0].source_light), head)
 
 
-def largest_jump(portrait: Portrait, head: np.ndarray) -> float:
-  """The largest change between neighbouring frames of a turning light, over the median one."""
+def turning_changes(portrait: Portrait, head: np.ndarray) -> np.ndarray:
+  """By how much the picture changes from frame to frame while a light goes round, in gray levels, `[STEPS]`."""
   light = parse_light("left")
   frames = [portrait.relight(light_module.rotate(light, sh.roll(-360 * step / STEPS))) for step in range(STEPS)]
-  changes = [mean_change(frames[k - 1], frames[k], head) for k in range(STEPS)]
-  return float(max(changes) / np.median(changes))
+  return np.array([mean_change(frames[k - 1], frames[k], head) for k in range(STEPS)])
+
+
+def largest_jump(changes: np.ndarray) -> float:
+  """The largest of `turning_changes` over the median one."""
+  return float(changes.max() / np.median(changes))
+
+
+def roughest_step(changes: np.ndarray) -> float:
+  """The largest of `turning_changes` over the mean of the one before and the one after: 1 where all is smooth."""
+  return float((changes / ((np.roll(changes, 1) + np.roll(changes, -1)) / 2)).max())
 
 
 def mean_change(one: np.ndarray, other: np.ndarray, head: np.ndarray) -> float:
@@ -119,20 +129,21 @@ def _portraits(
 
 
 def _report(networks, groups, face_finder: str | None) -> None:
-  print("| | | faces | own light: mean change, gray levels | largest | turning light: largest jump over the median |")
-  print("| --- | --- | --- | --- | --- | --- |")
+  print("| | | faces | own light: mean change, gray levels | largest ", end="")
+  print("| turning light: largest jump over the median | over its neighbours |")
+  print("| --- | --- | --- | --- | --- | --- | --- |")
   with open_face_finder(face_finder) as finder:
     for name, params in networks.items():
       for group, paths in groups.items():
-        changes, jumps = [], []
+        changes, jumps, rough = [], [], []
         for _, portrait in _portraits(params, paths, finder, 512):
           head = reached(portrait)
           changes.append(own_light_change(portrait, head))
-          jumps.append(largest_jump(portrait, head))
-        print(
-          f"| {name} | {group} | {len(changes)} | {np.mean(changes):.2f} | {max(changes):.2f} | {max(jumps):.2f} |",
-          flush=True,
-        )
+          turning = turning_changes(portrait, head)
+          jumps.append(largest_jump(turning))
+          rough.append(roughest_step(turning))
+        row = (name, group, len(changes), *(f"{x:.2f}" for x in (np.mean(changes), *map(max, (changes, jumps, rough)))))
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 def _draw_grid(networks, paths: Sequence[Path], target: Path, face_finder: str | None) -> None:
