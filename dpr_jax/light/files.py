@@ -120,7 +120,8 @@ def _read_npy(path: str | os.PathLike, content: bytes) -> tuple[np.ndarray, list
     if dtype.kind not in "fiu" or math.prod(shape) not in _COUNTS:
       raise BadInput(f"{path}: an array {shape} {dtype}; a light file holds 9 or 27 numbers")
     stream.seek(0)
-    with np.errstate(over="ignore"):
+    # What float32 does not hold becomes infinite, a signalling NaN a quiet one: both are refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
       array = np.load(stream, allow_pickle=False).astype(np.float32)
   except BadInput:
     raise

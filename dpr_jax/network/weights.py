@@ -189,7 +189,8 @@ def _nested(path: Path, arrays: dict[tuple[str, ...], Any]):
       branch = branch.setdefault(key, {})
       if not isinstance(branch, dict):
         raise BadInput(f"{path}: the names of its arrays contradict each other")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused as such
+    # What float32 does not hold becomes infinite, a signalling NaN a quiet one: both are refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
       branch[keys[-1]] = arrays[keys].astype(np.float32)
   return variables
 

@@ -127,6 +127,14 @@ def test_arrays_that_are_no_lights(tmp_path):
     assert "\n" not in str(refused.value)
 
 
+def test_a_signalling_nan_is_not_finite_without_a_word(tmp_path):
+  numbers = np.full(9, 0.5)
+  numbers[4:5].view(np.uint64)[:] = 0x7FF0000000000001
+  np.save(tmp_path / "light.npy", numbers)
+  with pytest.raises(BadInput, match="not finite"):
+    parse_light(str(tmp_path / "light.npy"))
+
+
 def test_lights_that_no_network_knows_are_refused_with_the_reason(tmp_path):
   check_light("light", NINE)
   check_light("light", COLOURED)

@@ -491,8 +491,10 @@ def test_a_member_that_is_called_an_array_and_is_none_is_refused(tmp_path):
 
 
 def test_numbers_beyond_float32_are_read_as_infinite_without_a_word(tmp_path):
-  np.savez(tmp_path / "large.npz", a=np.array([1e300, -1e300, 1.0]))
-  np.testing.assert_array_equal(read_archive(tmp_path / "large.npz")["a"], np.float32([np.inf, -np.inf, 1]))
+  numbers = np.array([1e300, -1e300, 1.0, 0.0])
+  numbers[3:].view(np.uint64)[:] = 0x7FF0000000000001  # a NaN that signals
+  np.savez(tmp_path / "large.npz", a=numbers)
+  np.testing.assert_array_equal(read_archive(tmp_path / "large.npz")["a"], np.float32([np.inf, -np.inf, 1, np.nan]))
 
 
 def test_an_archive_does_not_unpack_to_much_more_than_it_is(tmp_path):
