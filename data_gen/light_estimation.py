@@ -14,7 +14,6 @@ A ratio image divides by the source shading, so the scale of the source light se
 All three scale theirs to a mean shading of 1 over the skin: the albedo is then the mean luminance of the skin.
 """
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -199,20 +198,13 @@ def estimate_light(luminance: np.ndarray, normal: np.ndarray, skin: np.ndarray, 
 # The three ways.
 
 
-def make_estimator(
-  name: str,
-  *,
-  ratio: str = "linear",
-  weights: str = "official-512",
-  sfsnet_weights: str | os.PathLike | None = None,
-) -> Estimator:
+def make_estimator(name: str, *, ratio: str = "linear", weights: str = "official-512") -> Estimator:
   """One of the three ways to estimate a light, made ready for any number of photos.
 
   Args:
     name: one of `ESTIMATORS`.
     ratio: one of `dpr_jax.image.ratio.KINDS`: what the light shall be a factor on.
     weights: of the relighting network, for `network`; as for `dpr_jax.network.weights.load_params`.
-    sfsnet_weights: path for `sfsnet`, or None: the asset `sfsnet`.
 
   Returns:
     (pixels `[H, W, 3]` uint8 RGB, framed as CelebA-HQ does; luminance, of the kind that `ratio` multiplies, normal and
@@ -226,7 +218,7 @@ def make_estimator(
     case "fit":
       return lambda pixels, luminance, normal, skin: estimate_light(luminance, normal, skin)
     case "sfsnet":
-      estimate = _sfsnet(sfsnet_weights)
+      estimate = _sfsnet()
     case "network":
       estimate = _relighting_network(weights)
     case _:
@@ -264,10 +256,10 @@ def _carried_over(light: np.ndarray, luminance: np.ndarray, normals: np.ndarray,
 _NetworkEstimator = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, str]]
 
 
-def _sfsnet(path: str | os.PathLike | None) -> _NetworkEstimator:
+def _sfsnet() -> _NetworkEstimator:
   from data_gen import sfsnet  # imports Flax
 
-  variables = sfsnet.load_variables(path)
+  variables = sfsnet.load_variables()
   return lambda pixels, skin: (sfsnet.sfsnet_light(variables, pixels[sfsnet.face_window(skin)]), "published")
 
 

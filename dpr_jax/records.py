@@ -49,6 +49,7 @@ cv2 = import_native("cv2")
 SCHEMA_VERSION = 3
 DATASET_NAME = "dpr"
 SPLITS = ("train", "validation", "test")
+_VALIDATION_SHARE, _TEST_SHARE = 0.05, 0.05
 RATIOS = ("linear", "published")
 
 
@@ -453,13 +454,13 @@ def list_shards(folder: str | os.PathLike, split: str) -> list[Path]:
   return [folder / shard for shard in shards]
 
 
-def split_of(face_id: str, validation_share: float = 0.05, test_share: float = 0.05) -> str:
+def split_of(face_id: str) -> str:
   """The split of a face, by a hash of its id: the same on every machine, whatever other faces there are."""
   digest = hashlib.blake2b(face_id.encode(), digest_size=8).digest()
   position = int.from_bytes(digest, "big") / 2**64
-  if position < validation_share:
+  if position < _VALIDATION_SHARE:
     return "validation"
-  return "test" if position < validation_share + test_share else "train"
+  return "test" if position < _VALIDATION_SHARE + _TEST_SHARE else "train"
 
 
 def write_metadata(

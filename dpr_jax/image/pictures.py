@@ -18,6 +18,7 @@ _SHEET_COLUMNS = 6
 _SHEET_GAP = 8
 _TITLE_HEIGHT, _TITLE_SCALE = 24, 0.5
 _SHEET_GRAY = 104  # neither the lit nor the dark side of a sphere drowns in it
+_GIF_SIDE = 480  # pixels along the longer side, at most
 
 # Numbers of ITU-T H.273 (and FFmpeg).
 _BT709 = 1
@@ -160,15 +161,14 @@ def _draw_sphere(place: np.ndarray, light: Light | np.ndarray) -> None:
   place[:] = cv2.resize(picture, place.shape[:2], interpolation=cv2.INTER_AREA)
 
 
-def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int, gif_side: int = 480) -> None:
+def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int) -> None:
   """Writes frames as an H.264 MP4 and as a looping GIF, one frame in memory at a time (of the GIF: small ones).
 
   Args:
     mp4: where to write the MP4.
-    gif: where to write the GIF.
+    gif: where to write the GIF, of at most 480 pixels along its longer side.
     frames: `[H, W, 3]` uint8, all of one size; an odd last row or column is left out of the MP4.
     fps: frames a second.
-    gif_side: the longer side of the GIF in pixels, at most.
   """
   import av  # 35 MB that only films need
 
@@ -186,7 +186,7 @@ def write_films(mp4: Path, gif: Path, frames: Iterable[np.ndarray], fps: int, gi
         stream.height, stream.width = even.shape[:2]
       frame = av.VideoFrame.from_ndarray(even, format="rgb24")
       container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, dst_colorspace=_BT709)))
-      small.append(Image.fromarray(shrink(pixels, gif_side)).quantize(colors=255, dither=Image.Dither.FLOYDSTEINBERG))
+      small.append(Image.fromarray(shrink(pixels, _GIF_SIDE)).quantize(colors=255, dither=Image.Dither.FLOYDSTEINBERG))
     container.mux(stream.encode())
   # GIF counts in hundredths of a second.
   small[0].save(gif, "GIF", save_all=True, append_images=small[1:], duration=round(100 / fps) * 10, loop=0)

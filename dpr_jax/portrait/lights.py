@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from dpr_jax.image.photo import read_photo
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES, is_photo
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
-from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES, MAX_PIXELS, read_environment
+from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES, read_environment
 from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.files import check_light, read_coefficients
 from dpr_jax.light.light import Light
@@ -166,12 +165,7 @@ def _parse_direction(text: str) -> Direction:
   return direction
 
 
-def environment_light(
-  path: str | os.PathLike,
-  max_pixels: int = MAX_PIXELS,
-  rotate: float = 0.0,
-  note: Callable[[str], None] | None = None,
-) -> Light:
+def environment_light(path: str | os.PathLike, rotate: float = 0.0) -> Light:
   """The light of an environment map: its brightest compact sources as lamps, the rest as the soft part.
 
   See `environment_lamps.panorama_light`. As a camera would, it is balanced for the colour of the place: of the tint of
@@ -180,10 +174,8 @@ def environment_light(
 
   Args:
     path: a file as for `read_environment`.
-    max_pixels: as for `read_environment`.
     rotate: degrees by which the map is turned about the vertical; positive as `sh.turn`, light from the front to image
       left.
-    note: as for `read_environment`.
 
   Returns:
     RGB, or gray of a map that has luminance alone.
@@ -191,7 +183,7 @@ def environment_light(
   Raises:
     BadInput: as `read_environment`, and for a black map.
   """
-  light = radiance_light(read_environment(path, max_pixels, note), path)
+  light = radiance_light(read_environment(path), path)
   return light_module.rotate(light, sh.turn(rotate)) if rotate else light
 
 

@@ -140,13 +140,11 @@ class Portrait:
     )
 
   @classmethod
-  def of_framed(
-    cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace], *, dtype: jnp.dtype | None = None
-  ) -> "Portrait":
+  def of_framed(cls, params: Params, pixels: np.ndarray, faces: Sequence[FramedFace]) -> "Portrait":
     """A portrait whose faces have been encoded already, by `encode_square`; arguments as of the constructor."""
     portrait = cls.__new__(cls)
     portrait.pixels, portrait.faces = pixels, tuple(faces)
-    portrait._params, portrait._dtype, portrait._call = params, dtype, traced.call
+    portrait._params, portrait._dtype, portrait._call = params, None, traced.call
     return portrait
 
   @property

@@ -395,13 +395,14 @@ def test_make_estimator_network(shared, obama):
 def test_make_estimator_sfsnet(shared, monkeypatch):
   from data_gen import sfsnet
 
-  weights = shared("reference/sfsnet/random_weights.pth")
+  variables = sfsnet.load_variables(shared("reference/sfsnet/random_weights.pth"))
+  monkeypatch.setattr(sfsnet, "load_variables", lambda: variables)
   luminance, normal, skin = lit_head()
   truth = sh.directional(sh.direction(30, 20))
   windows = []
   answers = iter([4 * truth, -truth])
   monkeypatch.setattr(sfsnet, "sfsnet_light", lambda variables, pixels: windows.append(pixels.shape) or next(answers))
-  estimate = make_estimator("sfsnet", ratio="published", sfsnet_weights=weights)
+  estimate = make_estimator("sfsnet", ratio="published")
   light = estimate(picture(luminance), luminance, normal, skin)
   np.testing.assert_allclose(light / light[0], truth / truth[0], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(sh.shading(normal[skin], light).mean(), 1, atol=2e-3)
@@ -415,7 +416,9 @@ def test_networks_are_not_asked_about_photos_without_skin(shared, monkeypatch):
 
   monkeypatch.setattr(sfsnet, "sfsnet_light", lambda variables, pixels: pytest.fail("asked"))
   luminance, normal, skin = lit_head()
-  estimate = make_estimator("sfsnet", sfsnet_weights=shared("reference/sfsnet/random_weights.pth"))
+  variables = sfsnet.load_variables(shared("reference/sfsnet/random_weights.pth"))
+  monkeypatch.setattr(sfsnet, "load_variables", lambda: variables)
+  estimate = make_estimator("sfsnet")
   with pytest.raises(BadInput, match="pixels of skin"):
     estimate(picture(luminance), luminance, normal, np.zeros_like(skin))
 

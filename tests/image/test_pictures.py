@@ -277,9 +277,9 @@ def wandering(height: int, width: int, count: int) -> list[np.ndarray]:
 def films(tmp_path):
   """Writes films of frames: (MP4, GIF)."""
 
-  def films(frames, fps, **options):
+  def films(frames, fps):
     mp4, gif = tmp_path / "film.mp4", tmp_path / "film.gif"
-    pictures.write_films(mp4, gif, iter(frames), fps, **options)
+    pictures.write_films(mp4, gif, iter(frames), fps)
     return mp4, gif
 
   return films
@@ -360,8 +360,8 @@ def test_a_still_moment_lasts_as_long_in_the_gif(films):
 
 
 def test_the_gif_is_small(films):
-  _, gif = films(wandering(100, 200, 2), 10, gif_side=50)
-  assert [frame.shape for frame in decode_gif(gif)[0]] == [(25, 50, 3)] * 2
+  _, gif = films(wandering(320, 640, 2), 10)
+  assert [frame.shape for frame in decode_gif(gif)[0]] == [(240, 480, 3)] * 2
 
 
 # Films of a photo, with a studio that does no work.
