@@ -29,10 +29,11 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
+import true_light
 
 from data_gen import face_mesh, normals, relief, srgb
 from data_gen.face_maps import FaceMaps
-from data_gen.heads import portraits, true_light
+from data_gen.heads import portraits
 from data_gen.heads.environments import Environment, load_environments
 from data_gen.heads.people import PeopleModel, load_people_model
 from data_gen.portraits import generator

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_gen.heads import portraits, true_light
+from data_gen.heads import portraits
 from data_gen.heads.environments import Environment
 from data_gen.heads.pose import Camera
 from dpr_jax.light import light as light_module
@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import heads as benchmark
+import true_light
 
 TOWARDS = np.float32([0.6, 0.0, 0.8])
 
