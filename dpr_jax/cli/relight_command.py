@@ -289,8 +289,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
 
   if not options.align:
     raise BadInput("--no-align: not with --video; the faces of a film are followed")
-  if options.background or options.replace_background is not None or options.passes:
-    raise BadInput("--background, --replace_background and --passes: not with --video")
+  if options.replace_background is not None or options.passes:
+    raise BadInput("--replace_background and --passes: not with --video")
   if options.engine != "jax":
     raise BadInput(f"--engine {options.engine}: not with --video")
   if options.face is not None:
@@ -319,6 +319,8 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
     }
     if studio.segmenter is not None:
       job["person segmenter"] = studio.segmenter
+    if options.background:
+      job["background"] = options.background
     video.relight_film(
       studio.moving_portrait(),
       lambda portrait, k: studio.relight(portrait, light if turn_frames is None else _turned(light, k / turn_frames)),

@@ -902,6 +902,19 @@ def test_a_film_is_relit_from_the_side_asked_for(clip):
   assert contents(clip.parent).keys() == {"clip.mp4", "left.mp4", "right.mp4"}
 
 
+def test_the_room_of_a_film_takes_its_share(clip):
+  """Beside the person, where a film is left as it is without."""
+  room, frames = np.s_[:60, 220:], {}
+  for background in (0.0, 0.8):
+    out = clip.with_name(f"{background}.mp4")
+    relight_film(with_(lights=("right",), background=background), clip, out)
+    frames[background] = [frame[room].mean() for frame in frames_of(out)]
+  own = np.array([frame[room].mean() for frame in frames_of(clip)])
+  np.testing.assert_allclose(frames[0.0], own, atol=2)
+  assert (np.abs(frames[0.8] - own) > 5).all()
+  assert np.ptp(frames[0.8] - own) < 1  # steady
+
+
 def test_the_light_of_a_film_goes_round(clip):
   out = clip.with_name("turn.mp4")
   relight_film(with_(lights=()), clip, out, turn_frames=4)
@@ -923,6 +936,7 @@ def test_wishes_that_a_film_cannot_grant_are_refused_before_any_work(clip, monke
   for options, wishes, message in (
     (with_(align=False), {}, "--no-align: not with --video; the faces of a film are followed"),
     (with_(face=2), {}, "--face 2: not with --video, where faces come and go; all are relit"),
+    (with_(passes=True), {}, "--replace_background and --passes: not with --video"),
     (with_(lights=()), {}, "--light is missing: a preset, azimuth,elevation, a file or a photo"),
     (with_(lights=("left", "right")), {}, "more than one --light: only --grid takes several"),
     (SMALL, {"turn_frames": 1}, "--rotate 1: must lie in 2 to 3600"),
