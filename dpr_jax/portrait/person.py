@@ -372,7 +372,7 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   )
   apart = own - other
   distance = (apart**2).sum(axis=-1)
-  told = (distance / (distance + 4 * (own_variance + other_variance) + 3 * _NOISE)) ** 2
+  confidence = (distance / (distance + 4 * (own_variance + other_variance) + 3 * _NOISE)) ** 2
   # The share of the person is (colour - other) . apart / distance: a plane over the colours.
   slope = apart / np.maximum(distance, 1e-6)[..., None]
   offset = -(other * slope).sum(axis=-1)
@@ -383,7 +383,7 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   def there(small: np.ndarray) -> np.ndarray:
     return _enlarged(small, shape).reshape(likely.size, *small.shape[2:])[where]
 
-  slope, offset, told = (there(part) for part in (slope, offset, told))
+  slope, offset, confidence = (there(part) for part in (slope, offset, confidence))
   pixels, rough = srgb.reshape(-1, 3)[where], likely.reshape(-1)[where]
   low, high = _STRETCH
   mixed = np.clip(((pixels * slope).sum(axis=-1) + offset - low) / (high - low), 0, 1)
@@ -391,8 +391,8 @@ def _mixture(picture: np.ndarray, likely: np.ndarray, side: float) -> tuple[np.n
   rough = np.clip((rough - 0.25) / 0.5, 0, 1)
   # Strands that the segmenter lost are believed. That what it is sure of is background is believed less, unless the
   # colours are far apart: a face's dark side before a dark wall has the wall's colour too.
-  told = np.where(mixed < rough, told**loyalty, told)
-  covered = rough + told * (mixed - rough)
+  confidence = np.where(mixed < rough, confidence**loyalty, confidence)
+  covered = rough + confidence * (mixed - rough)
   # Of the light of a mixed pixel.
   own = color.linearise(np.clip(own, 0, 1)).astype(np.float32)
   other = color.linearise(np.clip(other, 0, 1)).astype(np.float32)

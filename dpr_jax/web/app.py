@@ -24,7 +24,7 @@ from dpr_jax.light.light import Light, even_light
 from dpr_jax.portrait.lights import PRESETS, SIZES, Direction
 from dpr_jax.web import gate as web_gate
 from dpr_jax.web import upload_folder
-from dpr_jax.web.checks import guard, told
+from dpr_jax.web.checks import guard, user_error
 from dpr_jax.web.gate import Gate, log_error
 from dpr_jax.web.service import RelightService, Wish
 from dpr_jax.web.upload_folder import UploadFolder
@@ -50,14 +50,14 @@ def uploads_alone(component: gr.Image | gr.File, folder: UploadFolder) -> gr.Ima
 
   async def move_upload(path):
     if path is not None and is_http_url_like(str(path)):
-      raise told("upload the file itself, not its address")
+      raise user_error("upload the file itself, not its address")
     return await move(path)
 
   def accept(payload):
     try:
       return None if payload is None or payload.path is None else folder.accept(payload.path)
     except BadInput as error:
-      raise told(str(error)) from None
+      raise user_error(str(error)) from None
 
   component.async_move_resource_to_block_cache = move_upload
   component.preprocess = accept
@@ -102,13 +102,13 @@ def _tell(handler: Callable, folder: UploadFolder) -> Callable:
       message = str(error)
       for path in (each for each in arguments if isinstance(each, Path)):
         message = message.replace(str(path), path.name)
-      raise told(message) from None
+      raise user_error(message) from None
     except gr.Error:
       raise
     except Exception as error:
       if not folder.closing:
         log_error(handler.__name__, error)
-      raise told("this could not be done; the server's log says where it failed") from None
+      raise user_error("this could not be done; the server's log says where it failed") from None
 
   return telling
 

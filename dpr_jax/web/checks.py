@@ -44,7 +44,7 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str, int]) -> 
       with folder.used():  # as Gradio itself moves files there, before and after the function
         return await process(*arguments, **options)
     except BadInput as error:
-      raise told(str(error)) from None
+      raise user_error(str(error)) from None
 
   async def checked_preprocess(function, inputs, *rest, **options):
     try:
@@ -53,18 +53,18 @@ def guard(page: gr.Blocks, folder: UploadFolder, waiting: Mapping[str, int]) -> 
           _check_file(folder, value)
       return await preprocess(function, inputs, *rest, **options)
     except BadInput as error:
-      raise told(str(error)) from None
+      raise user_error(str(error)) from None
     except gr.Error as error:
-      raise told(error.message) from None
+      raise user_error(error.message) from None
     except Exception as error:
       if not folder.closing:
         log_error("a request", error)
-      raise told("this request cannot be answered") from None
+      raise user_error("this request cannot be answered") from None
 
   queue.push, page.process_api, page.preprocess_data = checked_push, checked_process, checked_preprocess
 
 
-def told(line: str) -> gr.Error:
+def user_error(line: str) -> gr.Error:
   """An error for the person who asked, and for nobody else."""
   return gr.Error(one_line(line), duration=10, print_exception=False)
 
