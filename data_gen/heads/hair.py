@@ -13,6 +13,7 @@ import numpy as np
 from data_gen.heads.buffers import OPAQUE
 from data_gen.heads.morphable_head import MorphableHead
 from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import numpy_silenced
 
 HAIR_FILE = "makehuman_hair/hair_on_ict.npz"  # in the folder of the head
 
@@ -52,7 +53,7 @@ def load_hair(path: Path, head: MorphableHead, names: Iterable[str]) -> dict[str
   number[head.file_vertex] = np.arange(len(head.file_vertex))
   styles = {}
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with numpy_silenced(), np.load(path, allow_pickle=False) as file:
       for name in names:
         vertices, triangles = file[f"{name}_vertices"].astype(np.float64), file[f"{name}_faces"].astype(np.int32)
         uv, uv_triangles = file[f"{name}_uv"].astype(np.float32), file[f"{name}_face_uv"].astype(np.int32)

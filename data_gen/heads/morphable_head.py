@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import numpy_silenced
 
 HEAD_FILE = "ict_facekit.npz"
 
@@ -103,7 +104,7 @@ def load_morphable_head(path: str | Path) -> MorphableHead:
     with zipfile.ZipFile(path) as archive:
       if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
         raise BadInput(f"{path}: larger than a morphable head can be")
-    with np.load(path, allow_pickle=False) as file:
+    with numpy_silenced(), np.load(path, allow_pickle=False) as file:
       for name, shape in _ARRAYS.items():
         array = arrays[name] = file[name]
         if array.ndim != len(shape) or any(

@@ -1,11 +1,16 @@
 """Files that are read whole: regular ones, of a size that such files have."""
 
+import contextlib
 import errno
 import json
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 NOTE_BYTES = 2**24  # of what programs note down for themselves in JSON, or people in a list
 
@@ -45,6 +50,17 @@ def read_text(path: str | os.PathLike, most: int = NOTE_BYTES, encoding: str = "
     ValueError: it is no such text.
   """
   return read_bytes(path, most).decode(encoding)
+
+
+@contextlib.contextmanager
+def numpy_silenced() -> Iterator[None]:
+  """Keeps NumPy from warning of what a file holds: a header that Python 2 wrote, numbers that float32 does not.
+
+  Numbers that are too large become infinite, NaNs that signal quiet ones; whoever reads a file refuses them as such.
+  """
+  with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+    warnings.simplefilter("ignore", UserWarning)
+    yield
 
 
 def read_json(path: str | os.PathLike) -> Any:

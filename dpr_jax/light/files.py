@@ -10,6 +10,7 @@ import stat
 import numpy as np
 
 from dpr_jax.base.errors import BadInput
+from dpr_jax.base.input_files import numpy_silenced
 
 _MOST_BYTES = 2**16
 _COMMENT = re.compile(r"(#|%|//).*")
@@ -105,7 +106,7 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, list[int]]:
   text = _decoded(path, content)
   rows = _rows(text)
   try:
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+    with numpy_silenced():
       return np.array([float(word) for row in rows for word in row], np.float32), [len(row) for row in rows]
   except ValueError as error:
     raise BadInput(f"{path}: {str(error)[:80]}; a light file holds 9 or 27 numbers") from None
@@ -120,8 +121,7 @@ def _read_npy(path: str | os.PathLike, content: bytes) -> tuple[np.ndarray, list
     if dtype.kind not in "fiu" or math.prod(shape) not in _COUNTS:
       raise BadInput(f"{path}: an array {shape} {dtype}; a light file holds 9 or 27 numbers")
     stream.seek(0)
-    # What float32 does not hold becomes infinite, a signalling NaN a quiet one: both are refused as such.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with numpy_silenced():
       array = np.load(stream, allow_pickle=False).astype(np.float32)
   except BadInput:
     raise

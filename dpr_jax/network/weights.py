@@ -17,7 +17,7 @@ import safetensors.numpy
 from absl import logging
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.input_files import read_bytes, read_json
+from dpr_jax.base.input_files import numpy_silenced, read_bytes, read_json
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.network import hub
 from dpr_jax.network.encoding import NUM_LEVELS
@@ -144,7 +144,7 @@ def read_archive(path: Path):
         raise BadInput(f"{path}: not an archive of weights: it holds other files than arrays")
     if size > min(_LARGEST_ARCHIVE, max(_MOST_UNPACKED * path.stat().st_size, _SMALL_ARCHIVE)):
       raise BadInput(f"{path}: {size} bytes unpacked, more than any weights have in a file of {path.stat().st_size}")
-    with np.load(path, allow_pickle=False) as archive:
+    with numpy_silenced(), np.load(path, allow_pickle=False) as archive:
       arrays = {tuple(name.split("/")): archive[name] for name in archive.files}
   except BadInput:
     raise
@@ -189,8 +189,7 @@ def _nested(path: Path, arrays: dict[tuple[str, ...], Any]):
       branch = branch.setdefault(key, {})
       if not isinstance(branch, dict):
         raise BadInput(f"{path}: the names of its arrays contradict each other")
-    # What float32 does not hold becomes infinite, a signalling NaN a quiet one: both are refused as such.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with numpy_silenced():
       branch[keys[-1]] = arrays[keys].astype(np.float32)
   return variables
 

@@ -1,5 +1,6 @@
 """What load_params accepts, and how it refuses the rest."""
 
+import io
 import json
 import os
 import re
@@ -495,6 +496,14 @@ def test_numbers_beyond_float32_are_read_as_infinite_without_a_word(tmp_path):
   numbers[3:].view(np.uint64)[:] = 0x7FF0000000000001  # a NaN that signals
   np.savez(tmp_path / "large.npz", a=numbers)
   np.testing.assert_array_equal(read_archive(tmp_path / "large.npz")["a"], np.float32([np.inf, -np.inf, 1, np.nan]))
+
+
+def test_a_header_that_python_2_wrote_is_read_without_a_word(tmp_path):
+  file = io.BytesIO()
+  np.save(file, np.float32([1, 2, 3]))
+  with zipfile.ZipFile(tmp_path / "old.npz", "w") as archive:
+    archive.writestr("a.npy", file.getvalue().replace(b"(3,), }", b"(3L,),}"))
+  np.testing.assert_array_equal(read_archive(tmp_path / "old.npz")["a"], [1, 2, 3])
 
 
 def test_an_archive_does_not_unpack_to_much_more_than_it_is(tmp_path):
