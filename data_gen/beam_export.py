@@ -12,16 +12,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import create_runner
 
-from data_gen.export import (
-  ExportFolder,
-  Outcome,
-  Summary,
-  Worker,
-  finished_after_a_kill,
-  open_folder,
-  plan_shards,
-  prepare,
-)
+from data_gen.export import plan_shards, prepare
+from data_gen.export_folder import ExportFolder, Outcome, Summary, finished_after_a_kill, open_folder
+from data_gen.export_workers import Worker
 from data_gen.portraits import Rejection
 from data_gen.synthesis import Settings
 from data_gen.target_lights import LightSource

@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen import export as export_lib
-from data_gen.export import ExportFolder, export, open_folder, plan_shards
+from data_gen import export_folder
+from data_gen.export import describe, export, export_procedural_faces, plan_shards
+from data_gen.export_folder import ExportFolder, Outcome, open_folder
+from data_gen.export_workers import Worker
 from data_gen.synthesis import Settings, open_lights, open_source
 from dpr_jax import records
 from dpr_jax.base.errors import BadInput
@@ -114,15 +116,15 @@ def test_the_ratio_is_on_record(undisturbed, tmp_path):
 def test_training_does_not_take_procedural_faces_of_another_ratio(tmp_path):
   """Nor those of a program that knew no ratio."""
   faces = {"count": 1, "size": 128, "lights_per_image": 1}
-  export_lib.export_procedural_faces(tmp_path / "faces", **faces)
-  export_lib.export_procedural_faces(tmp_path / "faces", **faces)  # there already
+  export_procedural_faces(tmp_path / "faces", **faces)
+  export_procedural_faces(tmp_path / "faces", **faces)  # there already
   summary = tmp_path / "faces" / "export.json"
   ours = json.loads(summary.read_text())
   for theirs in ("published", None):
     settings = {name: value for name, value in (ours["settings"] | {"ratio": theirs}).items() if value is not None}
     summary.write_text(json.dumps(ours | {"settings": settings}))
     with pytest.raises(BadInput, match=rf"holds a dataset with other ratio \({theirs}, now linear\); remove it"):
-      export_lib.export_procedural_faces(tmp_path / "faces", **faces)
+      export_procedural_faces(tmp_path / "faces", **faces)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_half_a_shard_is_made_again(undisturbed, tmp_path):
     # Whole, but its note was never written; and one that was cut short after its note.
     shutil.copy(undisturbed / shards[0].filename, out)
     payloads = list(records.read_tfrecords(undisturbed / shards[1].filename))
-    folder.write_shard(shards[1].filename, [export_lib.Outcome(payloads, [])])
+    folder.write_shard(shards[1].filename, [Outcome(payloads, [])])
     assert folder.note(shards[1]) == (len(payloads), [])
     os.truncate(out / shards[1].filename, 100)
     assert folder.unfinished() == shards
@@ -268,7 +270,7 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
 
 def test_one_that_comes_while_another_finishes_leaves_its_dataset_alone(undisturbed, tmp_path, monkeypatch):
   """It has looked, found an unfinished export, and then finds the folder free but full."""
-  shards, claimed = plan_shards(["a"], SMALL), export_lib.claimed
+  shards, claimed = plan_shards(["a"], SMALL), export_folder.claimed
 
   def claimed_late(*arguments):
     shutil.rmtree(tmp_path / ".export")
@@ -276,7 +278,7 @@ def test_one_that_comes_while_another_finishes_leaves_its_dataset_alone(undistur
     return claimed(*arguments)
 
   (tmp_path / ".export").mkdir()
-  monkeypatch.setattr(export_lib, "claimed", claimed_late)
+  monkeypatch.setattr(export_folder, "claimed", claimed_late)
   with pytest.raises(BadInput, match="holds a finished dataset"), open_folder(tmp_path, SMALL, shards):
     pass
   assert sorted(set(os.listdir(tmp_path)) - {".lock"}) == sorted(os.listdir(undisturbed))
@@ -447,12 +449,12 @@ def test_the_face_finder_is_on_record(photos, tmp_path):
     export(settings, tmp_path / f"{named}", workers=1)
     about = json.loads((tmp_path / f"{named}" / "export.json").read_text())
     assert about["settings"]["face_finder"] == (named or choose_face_finder())
-    assert f"faces found by {named or choose_face_finder()}" in export_lib.describe(settings, tmp_path / "new")
+    assert f"faces found by {named or choose_face_finder()}" in describe(settings, tmp_path / "new")
 
 
 def test_exact_faces_need_no_finder(undisturbed, tmp_path):
   assert json.loads((undisturbed / "export.json").read_text())["settings"]["face_finder"] is None
-  assert "found by" not in export_lib.describe(SMALL, tmp_path / "new")
+  assert "found by" not in describe(SMALL, tmp_path / "new")
 
 
 def test_an_export_goes_on_with_the_finder_that_it_began_with(photos, tmp_path, monkeypatch):
@@ -482,8 +484,8 @@ def test_an_export_goes_on_with_the_finder_that_it_began_with(photos, tmp_path, 
   monkeypatch.setattr("data_gen.synthesis.choose_face_finder", lambda name=None: name or "mediapipe")
   with pytest.raises(BadInput, match=r"with other face_finder \(embedded, now mediapipe\)"):
     export(dataclasses.replace(settings, face_finder="mediapipe"), out, workers=1)
-  assert "faces found by embedded" in export_lib.describe(unnamed, out)
-  assert "faces found by mediapipe" in export_lib.describe(unnamed, tmp_path / "new")
+  assert "faces found by embedded" in describe(unnamed, out)
+  assert "faces found by mediapipe" in describe(unnamed, tmp_path / "new")
   export(unnamed, out, workers=1)
   assert contents(out) == contents(tmp_path / "undisturbed")
 
@@ -565,7 +567,7 @@ def test_if_nothing_can_be_used_it_says_so(photos, tmp_path):
 
 
 def test_an_unexpected_error_costs_one_portrait(monkeypatch, capfd):
-  worker = export_lib.Worker(SMALL, open_lights(SMALL), frozenset())
+  worker = Worker(SMALL, open_lights(SMALL), frozenset())
   monkeypatch.setattr(worker._synthesis, "_relight", lambda portrait: 1 / 0)
   outcome, pages = worker.make("face-00000000")
   worker.close()
