@@ -325,7 +325,7 @@ def _read_photo(path: Path) -> None:
 
 
 def _read_film(path: Path) -> None:
-  from dpr_jax.film.video import FilmReader
+  from dpr_jax.film.reader import FilmReader
 
   with FilmReader(path) as film:
     for frame in film.frames():

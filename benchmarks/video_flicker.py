@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 from skimage import data
 
-from dpr_jax.film import video
 from dpr_jax.film.moving_portrait import MovingPortrait
+from dpr_jax.film.relighting import relight_film
 from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.weights import load_params
@@ -167,7 +167,7 @@ def measure_memory(params, finder: FaceFinder, segmenter: Segmenter | None) -> N
         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
       container.mux(stream.encode())
     film = MovingPortrait(params, finder, _MEMORY_SIZE, segmenter=segmenter)
-    video.relight_film(film, relight, source, Path(folder) / "relit.mp4")
+    relight_film(film, relight, source, Path(folder) / "relit.mp4")
   print("\nmemory in use: " + ", ".join(f"{mib:.0f} MiB after {k} frames" for k, mib in seen.items()))
 
 

@@ -274,7 +274,7 @@ def _film_targets(target: Path, overwrite: bool) -> tuple[Path, Path]:
 
 
 def relight_film(options: Options, source: Path, target: Path, *, turn_frames: int | None = None) -> None:
-  """Relights every face of a film, frame by frame and without flicker; see `dpr_jax.film.video`.
+  """Relights every face of a film, frame by frame and without flicker; see `dpr_jax.film.relighting`.
 
   Args:
     options: how.
@@ -285,7 +285,7 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
   Raises:
     BadInput: anything of the above cannot be used.
   """
-  from dpr_jax.film import video  # and with it 35 MB that only films need
+  from dpr_jax.film import parts, reader, relighting  # and with them 35 MB that only films need
 
   if not options.align:
     raise BadInput("--no-align: not with --video; the faces of a film are followed")
@@ -302,10 +302,10 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
   if len(options.lights) > 1:
     raise BadInput(_ONE_LIGHT)
   _check_turn(turn_frames)
-  video.check_film(source)
-  video.check_target(target, options.overwrite)
+  reader.check_film(source)
+  relighting.check_target(target, options.overwrite)
   if options.face_finder is None and not options.overwrite:  # go on with the finder that an earlier run began with
-    options = dataclasses.replace(options, face_finder=video.job_of_parts(target).get("face finder"))
+    options = dataclasses.replace(options, face_finder=parts.job_of_parts(target).get("face finder"))
   with Studio(options) as studio:
     [light] = studio.lights
     job = {
@@ -321,7 +321,7 @@ def relight_film(options: Options, source: Path, target: Path, *, turn_frames: i
       job["person segmenter"] = studio.segmenter
     if options.background:
       job["background"] = options.background
-    video.relight_film(
+    relighting.relight_film(
       studio.moving_portrait(),
       lambda portrait, k: studio.relight(portrait, light if turn_frames is None else _turned(light, k / turn_frames)),
       source,

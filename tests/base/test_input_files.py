@@ -10,7 +10,7 @@ from data_gen.target_lights import _list_files
 from dpr_jax import records
 from dpr_jax.base import input_files
 from dpr_jax.base.errors import BadInput
-from dpr_jax.film.video import check_film
+from dpr_jax.film.reader import check_film
 from dpr_jax.image.photo import read_photo
 from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.files import read_coefficients

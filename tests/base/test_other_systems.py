@@ -26,7 +26,7 @@ from data_gen import export
 from dpr_jax.base import cpu
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output, claimed
-from dpr_jax.film import video
+from dpr_jax.film import relighting
 from dpr_jax.image.decoder_process import Decoders
 from dpr_jax.records import read_record_at, read_tfrecords, record_offsets, write_tfrecords
 from dpr_jax.train import run

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.film import video
-from dpr_jax.film.video import FilmReader, parts_folder, relight_film
+from dpr_jax.film import relighting
+from dpr_jax.film.parts import parts_folder
+from dpr_jax.film.reader import FilmReader
+from dpr_jax.film.relighting import relight_film
 
 FPS = 25
 BT709, BT601 = 1, 6
@@ -538,7 +540,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_cores(tmp_path, out, on_cores)
 _KILLED = """
 import os
 from pathlib import Path
-import tests.film.test_video as t
+import tests.film.test_relighting as t
 def relight(portrait, k):
   if k == 130:
     os.kill(os.getpid(), 9)
@@ -565,7 +567,7 @@ def test_a_run_that_was_stopped_while_joining_only_joins(long_film, out, monkeyp
     raise Killed
 
   with monkeypatch.context() as patched:
-    patched.setattr(video, "_join", stop)
+    patched.setattr(relighting, "join_segments", stop)
     with pytest.raises(Killed):
       relight_film(StandIn(), darkened, long_film, out)
   relit = []
@@ -684,11 +686,11 @@ def test_a_film_without_a_face(film, out):
 
 
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(film, out, monkeypatch):
-  monkeypatch.setattr(video, "_MOST_PIXELS", 3000)
+  monkeypatch.setattr("dpr_jax.film.reader._MOST_PIXELS", 3000)
   monkeypatch.setattr(FilmReader, "_decoded", lambda self: pytest.fail("decoded"))
   assert "frames of 64 x 48 pixels; at most 0 megapixels" in refusal(film, out)
-  monkeypatch.setattr(video, "_MOST_PIXELS", 50_000_000)
-  monkeypatch.setattr(video, "_LONGEST_SIDE", 60)
+  monkeypatch.setattr("dpr_jax.film.reader._MOST_PIXELS", 50_000_000)
+  monkeypatch.setattr("dpr_jax.film.reader._LONGEST_SIDE", 60)
   assert "frames of 64 x 48 pixels; at most 50 megapixels and 60 a side" in refusal(film, out)
   assert contents(out.parent) == {"in.mp4"}
 
