@@ -32,7 +32,8 @@ from absl import app, flags, logging
 from skimage import data
 
 from dpr_jax.image.color import NEUTRAL
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.portrait.lights import Direction
 from dpr_jax.web import app as web_app
 from dpr_jax.web.service import RelightService, Wish

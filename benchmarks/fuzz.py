@@ -86,7 +86,8 @@ def _written(suffix: str, write: Callable[[Path], None]) -> bytes:
 def _photos() -> list[bytes]:
   from PIL import Image
 
-  from dpr_jax.image.photo import Photo, write_photo
+  from dpr_jax.image.photo import Photo
+  from dpr_jax.image.photo_writing import write_photo
 
   rng = np.random.default_rng(20)
   pixels = rng.integers(0, 256, (24, 17, 3), dtype=np.uint8)

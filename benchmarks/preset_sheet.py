@@ -37,7 +37,8 @@ from skimage import data
 
 from data_gen.face_finder.teacher import split_portraits
 from dpr_jax.image import color
-from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo import Photo, read_photo, to_8_bits
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import shrink, sphere
 from dpr_jax.light.light import Light
 from dpr_jax.network import traced

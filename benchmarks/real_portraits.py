@@ -19,8 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dpr_jax.image.photo import Photo, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo import Photo, read_photo, to_8_bits
 from dpr_jax.image.photo_formats import PHOTO_SUFFIXES
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import contact_sheet, shrink, sphere
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh

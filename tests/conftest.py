@@ -90,7 +90,8 @@ def embedded_finder():
 @pytest.fixture(scope="session")
 def group_photo(tmp_path_factory) -> Path:
   """Two people side by side, who are scikit-image's astronaut and her mirror image: `two_faces.png`, 300 x 600."""
-  from dpr_jax.image.photo import Photo, write_photo
+  from dpr_jax.image.photo import Photo
+  from dpr_jax.image.photo_writing import write_photo
   from dpr_jax.image.pictures import astronaut
 
   path = tmp_path_factory.mktemp("group") / "two_faces.png"

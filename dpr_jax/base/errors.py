@@ -29,3 +29,8 @@ def one_line(message: str) -> str:
   line = "".join(parts)
   half = _LONGEST // 2
   return line if len(line) <= _LONGEST else f"{line[: half - 3]}...{line[-half:]}"
+
+
+def reason_of(error: Exception) -> str:
+  """What a library says in an exception, on one line; of a long text the first 200 letters."""
+  return " ".join(str(error).split())[:200]

@@ -17,8 +17,9 @@ from dpr_jax.base.errors import BadInput, BadInputs, one_line
 from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.cli.relight_options import Options, names_folder
 from dpr_jax.image import pictures
-from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits
 from dpr_jax.image.photo_formats import WRITTEN_FORMATS, sort_photos
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
 from dpr_jax.light.light import Light

@@ -29,7 +29,8 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output, check_free
 from dpr_jax.image import pictures
 from dpr_jax.image.color import photo_luminance
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light.light import nine_numbers
 from dpr_jax.network.encoding import ALL_SKIPS
 from dpr_jax.network.networks import network_for

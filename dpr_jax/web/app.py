@@ -17,8 +17,9 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.image import pictures
 from dpr_jax.image.color import NEUTRAL
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
 from dpr_jax.image.photo_formats import WRITTEN_FORMATS
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES
 from dpr_jax.light.light import Light, even_light
 from dpr_jax.portrait.lights import PRESETS, SIZES, Direction

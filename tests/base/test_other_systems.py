@@ -52,7 +52,8 @@ print(Decoders().read_photo(folder / "photo.png", 10**6).pixels.shape)
 
 
 def test_what_only_linux_has_is_not_needed(tmp_path):
-  from dpr_jax.image.photo import Photo, write_photo
+  from dpr_jax.image.photo import Photo
+  from dpr_jax.image.photo_writing import write_photo
   from dpr_jax.image.pictures import astronaut
 
   write_photo(tmp_path / "photo.png", Photo(astronaut()))

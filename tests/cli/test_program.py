@@ -9,7 +9,8 @@ import pytest
 from dpr_jax.base import command_line
 from dpr_jax.base.command_line import EXTRAS, _with_recipe
 from dpr_jax.cli.program import COMMANDS
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import astronaut
 from tests.cli.test_entry_points import fakes, files, start  # noqa: F401 (fixtures)
 from tests.conftest import ROOT

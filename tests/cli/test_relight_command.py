@@ -23,7 +23,8 @@ from dpr_jax.cli import relight_command
 from dpr_jax.cli.relight_command import Options, Studio, relight, relight_film, relight_folder, relight_photo
 from dpr_jax.image import pictures
 from dpr_jax.image.color import linearise
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
 from dpr_jax.network.encoding import Encoding

@@ -17,7 +17,8 @@ from PIL import Image
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image import decoder_process
 from dpr_jax.image.decoder_process import Decoders
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light.environment_files import read_environment
 

@@ -11,8 +11,9 @@ from PIL import ImageCms
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image import color
 from dpr_jax.image.decoder_process import Decoders
-from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits, write_photo
+from dpr_jax.image.photo import Photo, as_type, read_photo, to_8_bits
 from dpr_jax.image.photo_formats import sort_photos
+from dpr_jax.image.photo_writing import write_photo
 
 
 def light(shape=(6, 9, 3), dtype=np.float32):

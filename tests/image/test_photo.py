@@ -21,9 +21,9 @@ from PIL import ExifTags, Image, ImageCms
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image import color_tags
-from dpr_jax.image import photo as photo_module
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
 from dpr_jax.image.photo_formats import KNOWN, sort_photos
+from dpr_jax.image.photo_writing import write_photo
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -445,7 +445,7 @@ def test_unknown_suffixes_are_refused(tmp_path):
 
 def test_nothing_is_encoded_where_the_output_exists(tmp_path, monkeypatch):
   path = saved(tmp_path, b"old", "x.png")
-  monkeypatch.setattr("dpr_jax.image.photo._channels_to_write", lambda *_: pytest.fail("encoded"))
+  monkeypatch.setattr("dpr_jax.image.photo_writing._channels_to_write", lambda *_: pytest.fail("encoded"))
   with pytest.raises(BadInput, match="exists already"):
     write_photo(path, photo_like(np.uint8))
   assert path.read_bytes() == b"old"
@@ -728,7 +728,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path, monke
   # In a segment, what looks like a scan is none.
   decoy = b"\xff\xfe" + struct.pack(">H", 602) + b"\xff\xda\0" * 200
   assert_same(read_photo(saved(tmp_path, data[:2] + decoy + data[2:])), before)
-  monkeypatch.setattr(photo_module, "_load", lambda _: pytest.fail("decoded"))
+  monkeypatch.setattr("dpr_jax.image.pillow_pixels.load", lambda _: pytest.fail("decoded"))
   assert "more than 100 scans" in refusal(saved(tmp_path, with_scans(data, 200)))
   large = with_scans(encoded(Image.new("L", (3000, 3000)), "JPEG", progressive=True), 40)
   assert "more than 29 scans" in refusal(saved(tmp_path, large))
@@ -741,7 +741,7 @@ def test_what_libraries_say_of_16_bits_stays_with_them(tmp_path, capfd):
 
 
 def test_a_lack_of_memory_is_a_line(tmp_path, monkeypatch):
-  monkeypatch.setattr(photo_module, "_load", lambda _: bytearray(2**62))
+  monkeypatch.setattr("dpr_jax.image.pillow_pixels.load", lambda _: bytearray(2**62))
   assert refusal(saved(tmp_path, encoded(Image.fromarray(noise((4, 5, 3))), "PNG"))).endswith(
     "takes more memory to decode than there is"
   )

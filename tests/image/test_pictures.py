@@ -10,7 +10,8 @@ from PIL import Image
 from dpr_jax.base.errors import BadInput
 from dpr_jax.cli.relight_command import relight_to_films
 from dpr_jax.image import pictures
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
 

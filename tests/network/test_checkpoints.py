@@ -18,7 +18,8 @@ import safetensors.numpy
 from dpr_jax.base import assets
 from dpr_jax.base.errors import BadInput
 from dpr_jax.cli import relight_command
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.network.pytorch_weights import dpr_variables

@@ -10,7 +10,8 @@ from skimage import data
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image import pictures
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
 from dpr_jax.light.environment_files import read_environment

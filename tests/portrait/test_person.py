@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from dpr_jax.image.photo import Photo, write_photo
+from dpr_jax.image.photo import Photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import sh
 from dpr_jax.light.light import tint
 from dpr_jax.portrait import backdrops, person, person_shape, portrait

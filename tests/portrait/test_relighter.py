@@ -13,7 +13,8 @@ from dpr_jax import Relighter, load_params, parse_light
 from dpr_jax.base.errors import BadInput
 from dpr_jax.cli.relight_command import Options, relight
 from dpr_jax.film.moving_portrait import MovingPortrait
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.portrait import relighter as relighter_module
 from dpr_jax.portrait.faces import find_faces
 from dpr_jax.portrait.lights import PRESETS

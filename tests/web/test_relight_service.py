@@ -10,7 +10,8 @@ import pytest
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import lamp_colour
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh

@@ -24,7 +24,8 @@ pytest.importorskip("gradio", reason="Gradio (extra `app`) is not installed")
 import gradio_client
 import httpx
 
-from dpr_jax.image.photo import Photo, read_photo, write_photo
+from dpr_jax.image.photo import Photo, read_photo
+from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light import light as light_lib
 from dpr_jax.network.weights import load_params
