@@ -36,7 +36,8 @@ from dpr_jax.network.encoding import ALL_SKIPS
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.weights import load_params
 from dpr_jax.train import metrics
-from dpr_jax.train.input_pipeline import Augmentation, RecordSource
+from dpr_jax.train.augmentation import Augmentation
+from dpr_jax.train.record_source import RecordSource
 
 if TYPE_CHECKING:
   from dpr_jax.network.networks import Network

@@ -14,8 +14,9 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import photo_luminance
 from dpr_jax.image.pictures import contact_sheet, relighting_grid, shrink
 from dpr_jax.light import sh
+from dpr_jax.train.augmentation import Augmentation
 from dpr_jax.train.config import TrainingConfig
-from dpr_jax.train.input_pipeline import Augmentation, RecordSource
+from dpr_jax.train.record_source import RecordSource
 
 if TYPE_CHECKING:
   from dpr_jax.network.networks import Network

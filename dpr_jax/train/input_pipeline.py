@@ -12,153 +12,25 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
-from dpr_jax import records
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.input_files import read_json
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.image.color import lightness_of_luminance, luminance_of_lightness, photo_luminance
-from dpr_jax.light import sh
-from dpr_jax.records import EncodedRecord, Record
+from dpr_jax.image.color import photo_luminance
+from dpr_jax.records import EncodedRecord
+from dpr_jax.train.augmentation import Augmentation
 from dpr_jax.train.config import DataConfig, TrainingConfig
+from dpr_jax.train.record_source import MixedSource, RecordSource
 from dpr_jax.train.views import FACE_AXES, Faces, Views
 
 cv2 = import_native("cv2")
 
 _MOST_THREADS = 16
 _MOST_NAMED = 3  # damaged records of those that are all damaged
-
-
-class RecordSource:
-  """The records of a split, in the order of their shards; opening it reads where they begin, not what they hold.
-
-  It holds no open file: threads may share it, and it can be pickled.
-
-  Attributes:
-    lost: how many records cannot be reached because a shard is truncated or a record's length is damaged, as far as is
-      known; 0 with `on_corrupt="stop"`.
-    lost_reasons: one line for each such shard.
-    whole_shape: as of `EncodedRecord`, of all records: that of rendered heads, which have their own normals.
-  """
-
-  def __init__(self, folder: str | os.PathLike, split: str, on_corrupt: str = "stop"):
-    """Finds the records.
-
-    Args:
-      folder: of `export_dataset.py`.
-      split: one of `records.SPLITS`.
-      on_corrupt: "stop" at a damaged shard, or "skip" what cannot be reached.
-
-    Raises:
-      BadInput: no such folder, split or shard, a damaged shard (with "stop"), or not one record.
-    """
-    self._shards = records.list_shards(folder, split)
-    self.lost_reasons: list[str] = []
-    self.lost = 0
-    self.whole_shape = _has_whole_shapes(Path(folder))
-    lengths = _shard_lengths(Path(folder), split, len(self._shards))
-    offsets = []
-    for shard, length in zip(self._shards, lengths, strict=True):
-      found, damage = records.readable_offsets(shard)
-      offsets.append(found)
-      if not damage and length is not None and len(found) != length:
-        damage = BadInput(f"{shard}: holds {len(found)} records instead of the {length} of dataset_info.json")
-      if not damage:
-        continue
-      if on_corrupt == "stop":
-        raise damage
-      self.lost += max(1, length - len(found)) if length is not None else 1
-      self.lost_reasons.append(str(damage))
-    self._ends = np.cumsum([len(found) for found in offsets])
-    self._offsets = np.concatenate(offsets)
-    if not len(self):
-      raise BadInput(
-        f"{folder}: the split {split} holds no readable record" + "".join(f"; {r}" for r in self.lost_reasons)
-      )
-
-  def __len__(self) -> int:
-    return len(self._offsets)
-
-  def __getitem__(self, index: int) -> Record:
-    """The whole record, numbered from 0 over all shards.
-
-    Raises:
-      BadInput: it is damaged; names the shard and the record's number in it.
-    """
-    payload, name = self._payload(index)
-    return records.decode_record(payload, name)
-
-  def encoded(self, index: int) -> EncodedRecord:
-    """The record, of which only what is asked for will be decoded; raises as `[index]` does."""
-    return EncodedRecord(*self._payload(index), whole_shape=self.whole_shape)
-
-  def _payload(self, index: int) -> tuple[bytes, str]:
-    shard = int(np.searchsorted(self._ends, index, side="right"))
-    number = index - (self._ends[shard - 1] if shard else 0)
-    name = f"{self._shards[shard]}: record {number} (counted from 0)"
-    try:
-      # Opened for each record, which takes microseconds: a data set may have more shards than a process open files.
-      with open(self._shards[shard], "rb", buffering=0) as file:
-        return records.read_record_at(file, int(self._offsets[index]), name), name
-    except OSError as error:
-      raise BadInput(f"{name} cannot be read ({error.strerror})") from error
-
-
-class MixedSource:
-  """The records of several datasets, one after the other.
-
-  Attributes:
-    sizes: how many each has.
-    lost: the sum of their `RecordSource.lost`.
-    lost_reasons: the lines of all their `RecordSource.lost_reasons`.
-  """
-
-  def __init__(self, sources: Sequence[RecordSource]):
-    """Takes one source of each dataset."""
-    self._sources = sources
-    self.sizes = tuple(len(source) for source in sources)
-    self.lost = sum(source.lost for source in sources)
-    self.lost_reasons = [reason for source in sources for reason in source.lost_reasons]
-
-  def __len__(self) -> int:
-    return sum(self.sizes)
-
-  def encoded(self, index: int) -> EncodedRecord:
-    """As `RecordSource.encoded`, for a record numbered from 0 over all datasets."""
-    for source in self._sources:
-      if index < len(source):
-        return source.encoded(index)
-      index -= len(source)
-    raise IndexError(f"record {index} beyond the last one")
-
-
-def _shard_lengths(folder: Path, split: str, count: int) -> list[int | None]:
-  """How many records the export wrote into each shard, or None where its notes do not say."""
-  try:
-    splits = read_json(folder / "dataset_info.json")["splits"]
-    (lengths,) = (info["shardLengths"] for info in splits if info["name"] == split)
-    lengths = [int(length) for length in lengths]
-  except (OSError, ValueError, KeyError, TypeError):
-    return [None] * count
-  return lengths if len(lengths) == count else [None] * count
-
-
-def _has_whole_shapes(folder: Path) -> bool:
-  """Whether the export says that it is of rendered heads, with their own normals; False where it says nothing.
-
-  Procedural faces have normals in the whole picture, too, but no depth beside the face.
-  """
-  try:
-    settings = read_json(folder / "export.json")["settings"]
-    return settings["source"] == "heads" and settings["normals"] == "synthetic"
-  except (OSError, ValueError, KeyError, TypeError):
-    return False
 
 
 def make_iterator(
@@ -481,115 +353,3 @@ def _check_square(record: EncodedRecord) -> None:
   height, width = record.size
   if height != width:
     raise BadInput(f"{record.source}: its pictures have {width} x {height} pixels; training takes square ones")
-
-
-class Augmentation(NamedTuple):
-  """One way to bring the maps of a face to the size of training: resized, mirrored, shifted and scaled in one warp,
-  darker, and cut.
-
-  What comes in from beyond the edge is mirrored there, pictures and normals alike, so that each pixel keeps its own
-  normal; it belongs to no face.
-
-  Attributes:
-    size: side of the result, in pixels.
-    flip: whether left and right are exchanged.
-    warp: `[2, 3]`, from pixels of the resized picture to those of the result, or None: neither shifted nor scaled.
-    exposure: factor on linear luminance, at most 1: so nothing is burnt, and the photo's light stays what it is but
-      for its brightness.
-    seen: first and last row and column that the photo shows, `[4]`, or None: all. Beyond them the last one goes on, as
-      in a photo that ends at the face and was padded.
-  """
-
-  size: int
-  flip: bool = False
-  warp: np.ndarray | None = None
-  exposure: float = 1.0
-  seen: np.ndarray | None = None
-
-  @classmethod
-  def draw(cls, data: dict, rng: np.random.Generator) -> "Augmentation":
-    """Draws what `flip`, `crop`, `scale`, `darken` and `cut` of `config.DataConfig` allow."""
-    size, (coin, *numbers) = data["size"], rng.random(4)
-    move = cls(size, flip=bool(data["flip"] and coin < 0.5))
-    if data["crop"] or data["scale"]:
-      right, down, larger = 2 * np.array(numbers) - 1
-      factor, shift, centre = 1 + data["scale"] * larger, data["crop"] * size * np.array([right, down]), (size - 1) / 2
-      move = move._replace(warp=np.column_stack([factor * np.eye(2), shift + (1 - factor) * centre]))
-    if data["darken"]:
-      move = move._replace(exposure=float(2 ** -rng.uniform(0, data["darken"])))
-    if data["cut"] and rng.random() < 0.5:
-      cut = (data["cut"] * size * rng.random(4)).astype(int)
-      move = move._replace(seen=np.array([cut[0], size - 1 - cut[1], cut[2], size - 1 - cut[3]]))
-    return move
-
-  def resize(self, image: np.ndarray) -> np.ndarray:
-    """`[H, W]` or `[H, W, C]` -> `[S, S]` or `[S, S, C]`; smaller by the mean of what falls into a pixel."""
-    if image.shape[:2] == (self.size, self.size):
-      return image
-    smaller = self.size < image.shape[0]
-    return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-  def picture(self, luminance: np.ndarray) -> np.ndarray:
-    """L / 100 of a resized picture, `[S, S]`."""
-    luminance = self._moved(luminance)
-    if self.seen is not None:
-      top, bottom, left, right = self.seen
-      margins = top, self.size - 1 - bottom, left, self.size - 1 - right
-      luminance = cv2.copyMakeBorder(luminance[top : bottom + 1, left : right + 1], *margins, cv2.BORDER_REPLICATE)
-    if self.exposure == 1:
-      return luminance
-    return lightness_of_luminance(luminance_of_lightness(luminance) * np.float32(self.exposure))
-
-  def normal(self, normal: np.ndarray) -> np.ndarray:
-    """Unit normals `[H, W, 3]` -> `[S, S, 3]`; a mirrored face turns its x the other way."""
-    moved = self._moved(self.resize(normal))
-    if self.warp is not None or moved.shape != normal.shape:
-      moved = _unit(moved)
-    if self.flip:
-      moved[..., 0] *= -1  # `moved` is a new array
-    return moved
-
-  def depth(self, depth: np.ndarray) -> np.ndarray:
-    """Height towards the viewer in shares of the side, `[H, W]` -> `[S, S]`; it grows with the picture."""
-    moved = self._moved(self.resize(depth))
-    return moved if self.warp is None else moved * np.float32(self.warp[0, 0])
-
-  def mask(self, mask: np.ndarray) -> np.ndarray:
-    """`[H, W]` bool -> `[S, S]` float32, 0 or 1."""
-    moved = self._moved(self.resize(mask.astype(np.float32)), cv2.BORDER_CONSTANT)
-    moved = (moved > 0.5).astype(np.float32)
-    if self.seen is None:
-      return moved
-    top, bottom, left, right = self.seen
-    seen = np.zeros_like(moved)
-    seen[top : bottom + 1, left : right + 1] = moved[top : bottom + 1, left : right + 1]
-    return seen
-
-  def framing(self) -> np.ndarray:
-    """Factor, right and down, `[3]` float32, as in `Faces`."""
-    if self.warp is None:
-      return np.float32([1, 0, 0])
-    centre = (self.size - 1) / 2
-    moved = self.warp @ [centre, centre, 1] - centre
-    return np.float32([self.warp[0, 0], *(2 * moved / self.size)])
-
-  def light(self, light: np.ndarray) -> np.ndarray:
-    """`[..., 9]`, for the moved face."""
-    return light * sh.MIRROR if self.flip else light
-
-  def _moved(self, image: np.ndarray, border: int = cv2.BORDER_REFLECT) -> np.ndarray:
-    if self.flip:
-      image = cv2.flip(image, 1)
-    if self.warp is None:
-      return image
-    return cv2.warpAffine(image, self.warp, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-  """Vectors `[H, W, 3]` brought to length 1, in OpenCV's vectorised loops: in NumPy it takes ten times as long."""
-  squared = cv2.transform(cv2.multiply(vectors, vectors), np.ones((3, 3), np.float32))
-  if squared.min() < 1e-12:  # opposite normals that cancelled where they were averaged: towards the camera
-    cancelled = squared < 1e-12
-    vectors = np.where(cancelled, np.array([0, -1, 0], np.float32), vectors)
-    squared = np.where(cancelled, np.float32(1), squared)
-  return cv2.divide(vectors, cv2.sqrt(squared))

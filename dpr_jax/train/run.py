@@ -20,9 +20,10 @@ from dpr_jax.train.checkpoints import Checkpoints
 from dpr_jax.train.config import TrainingConfig, check_batch, check_config, in_steps
 from dpr_jax.train.evaluation import Evaluator
 from dpr_jax.train.held_out_pictures import HeldOutPictures
-from dpr_jax.train.input_pipeline import RecordSource, make_iterator
+from dpr_jax.train.input_pipeline import make_iterator
 from dpr_jax.train.log import Stopwatch, TrainingLog, write_picture
 from dpr_jax.train.processes import in_all_processes, in_first_process, start_processes
+from dpr_jax.train.record_source import RecordSource
 from dpr_jax.train.step import (
   Stage,
   create_train_state,

@@ -29,7 +29,8 @@ from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_
 from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.train import losses
 from dpr_jax.train.config import check_config, default_config
-from dpr_jax.train.input_pipeline import RecordSource, make_iterator
+from dpr_jax.train.input_pipeline import make_iterator
+from dpr_jax.train.record_source import RecordSource
 from dpr_jax.train.views import relight_faces
 
 _SIZE = RatioHourglassNet.native_size

@@ -23,8 +23,8 @@ from dpr_jax.light.light import nine_numbers
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.train import evaluation, metrics
+from dpr_jax.train.augmentation import Augmentation
 from dpr_jax.train.evaluation import Evaluator, identity, light_side
-from dpr_jax.train.input_pipeline import Augmentation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
