@@ -8,7 +8,7 @@ import numpy as np
 
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.input_files import read_bytes
-from dpr_jax.network.pytorch_weights import load_pickle
+from dpr_jax.base.restricted_pickle import load_pickle
 
 _TYPES = {"f4", "f8", "i4", "i8", "u2", "u4"}
 _DEEPEST = 2  # dicts in dicts

@@ -19,7 +19,8 @@ from data_gen.rasterize import normal_map, rasterize
 from dpr_jax.base.assets import asset_path
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import import_native
-from dpr_jax.network.pytorch_weights import Layers, read_state_dict
+from dpr_jax.network.pytorch_layers import Layers
+from dpr_jax.network.pytorch_weights import read_state_dict
 from dpr_jax.portrait.faces import Face
 
 cv2 = import_native("cv2")

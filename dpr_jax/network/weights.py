@@ -22,6 +22,7 @@ from dpr_jax.base.output_files import atomic_output
 from dpr_jax.network import hub
 from dpr_jax.network.encoding import NUM_LEVELS
 from dpr_jax.network.networks import network_for
+from dpr_jax.network.pytorch_weights import read_state_dict
 from dpr_jax.network.registry import DEFAULT, WEIGHTS
 
 OFFICIAL = tuple(name for name, weights in WEIGHTS.items() if not weights.file)
@@ -70,9 +71,9 @@ def load_params(source: str | os.PathLike) -> dict[str, Any]:
   elif path.suffix == _SAFETENSORS:
     variables = read_safetensors(path)
   else:
-    from dpr_jax.network import pytorch_weights  # with Flax, as below
+    from dpr_jax.network import official_weights  # with Flax, as below
 
-    variables = pytorch_weights.dpr_variables(pytorch_weights.read_state_dict(path), str(path))
+    variables = official_weights.dpr_variables(read_state_dict(path), str(path))
   if name != DEFAULT:  # those of the package are what they are, and tracing a network takes a second
     _check_shapes(variables, path)
   check_finite(variables, path)

@@ -22,11 +22,12 @@ from dpr_jax.image.photo import Photo, read_photo
 from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import light
 from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
-from dpr_jax.network.pytorch_weights import dpr_variables
+from dpr_jax.network.official_weights import dpr_variables
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.weights import OFFICIAL, load_params, read_archive, read_safetensors, save_params
 from dpr_jax.portrait.portrait import WholePhoto
-from tests.network.test_pytorch_weights import official_state_dict, save
+from tests.network.test_official_weights import official_state_dict
+from tests.network.test_pytorch_weights import save
 
 # A small network of the official kind: 128 hidden features in the lighting network, 8 * base + 3 at the bottleneck.
 SIZES = {"base": 2, "light_features": 3, "hidden": 128}
