@@ -26,8 +26,9 @@ from dpr_jax.light.light import Light
 from dpr_jax.network.registry import DEFAULT
 from dpr_jax.portrait import backdrops
 from dpr_jax.portrait.passes import pass_photos
-from dpr_jax.portrait.portrait import PASSES, Portrait, WholePhoto
+from dpr_jax.portrait.portrait import PASSES, Portrait
 from dpr_jax.portrait.relighter import Relighter
+from dpr_jax.portrait.whole_photo import WholePhoto
 
 if TYPE_CHECKING:
   from dpr_jax.film.moving_portrait import MovingPortrait

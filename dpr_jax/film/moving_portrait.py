@@ -18,8 +18,9 @@ from dpr_jax.film.steady_person import SteadyPerson
 from dpr_jax.film.steady_square import SteadySquare
 from dpr_jax.network.networks import traits_of
 from dpr_jax.portrait.faces import Face, FaceFinder, Framing, frame_face
+from dpr_jax.portrait.framed_face import FramedFace, encode_square, weigh_square, with_person
 from dpr_jax.portrait.person import Segmenter
-from dpr_jax.portrait.portrait import FramedFace, Portrait, encode_square, weigh_square, with_person
+from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.relighting import Params
 from dpr_jax.portrait.square import cut_square
 

@@ -208,11 +208,11 @@ def radiance_light(panorama: np.ndarray, path: str | os.PathLike) -> Light:
 def _from_portrait(path: str, params: dict[str, Any] | None, face_finder: str | None) -> Light:
   if params is None:
     raise BadInput(f"{path}: the light of a portrait is estimated by the network; its params are needed")
-  from dpr_jax.portrait import portrait  # with Flax: half a second that other kinds of light do without
+  from dpr_jax.portrait import framed_face  # with Flax: half a second that other kinds of light do without
 
   pixels = read_photo(path).pixels
   faces = find_faces(pixels, face_finder)
   if not faces:
     raise BadInput(f"{path}: no face found whose light could be taken")
   largest = max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2]))
-  return portrait.estimate_portrait_light(params, pixels, largest)
+  return framed_face.estimate_portrait_light(params, pixels, largest)

@@ -6,9 +6,7 @@ network's picture but the *ratio* of new to old linear light: at the photo's own
 and away from the head nothing changes.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,23 +14,19 @@ from numpy.typing import DTypeLike
 
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color
-from dpr_jax.image.photo import PIXEL_TYPES, to_8_bits
+from dpr_jax.image.photo import PIXEL_TYPES
 from dpr_jax.light import exposure, sh
 from dpr_jax.light.light import MAX_LAMPS, Light, as_light, luminance, rotate, with_lamps
 from dpr_jax.network import traced
-from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import traits_of
-from dpr_jax.network.shape import RatioEncoding
 from dpr_jax.portrait import person_shape
 from dpr_jax.portrait.edits import Edit, apply_edits, within_stops
-from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
-from dpr_jax.portrait.landmark_mesh import mesh_surface
-from dpr_jax.portrait.matte import head_weight
-from dpr_jax.portrait.person import Matte, Segmenter, find_person
-from dpr_jax.portrait.person_shape import PersonShape
-from dpr_jax.portrait.relighting import Params, decode_luminance, encode_luminance, log_ratio
+from dpr_jax.portrait.faces import Face, frame_face
+from dpr_jax.portrait.framed_face import FramedFace, Person, encode_square, weigh_square, with_person
+from dpr_jax.portrait.person import Segmenter, find_person
+from dpr_jax.portrait.relighting import Params, log_ratio
 from dpr_jax.portrait.room import room_log_ratio
-from dpr_jax.portrait.square import cut_square, edge_inside, warp_to_photo
+from dpr_jax.portrait.square import cut_square, warp_to_photo
 
 cv2 = import_native("cv2")
 
@@ -40,9 +34,6 @@ cv2 = import_native("cv2")
 _LAMP_COUNTS = (1, MAX_LAMPS)
 # The side of what the key of a face is taken from, and the least that it can be.
 _KEY_SIDE, _LEAST_KEY = 64, 1e-4
-_SKIN_FINER = 4
-# `WholePhoto` with a strength: luminance (L / 100) added to both sides of the ratio.
-_RATIO_OFFSET = 0.04
 # The guided filter that ties the ratio to the photo's luminance: its radius in a square of 512, and the variance of
 # L / 100 from which on it keeps an edge.
 _GUIDE_RADIUS = 4
@@ -53,43 +44,6 @@ _GUESSED_STOPS = (1.0, 2.0)
 _BAND = 64  # rows of a pass that are made at a time
 
 PASSES = ("matte", "normals", "depth", "shading", "shadow")
-
-
-class FramedFace(NamedTuple):
-  """A face as the network has seen it; all it takes to put it under any light.
-
-  Attributes:
-    framing: where it is.
-    luminance: L / 100 in the square, `[S, S]`.
-    weight: how much of the relighting each pixel of the square receives, `[S, S]`.
-    skin: 1 inside the oval of the face, else 0, `[S, S]`.
-    encoding: the network's encoding of `luminance`.
-    source_light: the light on this face as estimated, gray, in the photo's coordinates.
-    matte: which pixels of the photo are the person's; None: nobody has looked.
-    person: the shape of the whole person, which follows the light beyond the square, and then `weight` is how much of
-      the light's change is the square's; None: the light ends with the weight.
-  """
-
-  framing: Framing
-  luminance: np.ndarray
-  weight: np.ndarray
-  skin: np.ndarray
-  encoding: Encoding | RatioEncoding
-  source_light: Light
-  matte: Matte | None = None
-  person: "Person | None" = None
-
-
-class Person(NamedTuple):
-  """The whole person of a face, where the network knows shape.
-
-  Attributes:
-    shape: of the whole person.
-    shading: of `shape` under the photo's own light, `[N, N, 1]`.
-  """
-
-  shape: PersonShape
-  shading: np.ndarray
 
 
 class Portrait:
@@ -329,167 +283,6 @@ def _local_lines(guide: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
   radius = max(1, round(_GUIDE_RADIUS * len(guide) / 512))
   channels = range(log_ratio.shape[-1])
   return np.stack([_local_line(guide, log_ratio[..., c], radius, _GUIDE_EPSILON) for c in channels], axis=-2)
-
-
-class WholePhoto:
-  """The authors' own procedure, for photos that are framed like the training data: no faces are looked for.
-
-  The whole photo is resized to the network's square, L is replaced, and the square is resized back; so it costs the
-  detail that a square of 512 or 1024 cannot hold. 8 bits, as the authors' demo, digit for digit.
-
-  Attributes:
-    pixels: the photo, `[H, W, 3]` uint8 RGB.
-    source_light: its light as estimated, gray.
-  """
-
-  def __init__(self, params: Params, pixels: np.ndarray, size: int = 512, *, dtype: jnp.dtype | None = None):
-    """Encodes the photo.
-
-    Args:
-      params: from `load_params`.
-      pixels: `[H, W, 3]` RGB, uint8 or uint16; or float32, linear light.
-      size: side of the square that the network sees.
-      dtype: compute type of the convolutions.
-    """
-    self.pixels = to_8_bits(pixels)
-    self._params, self._dtype = params, dtype
-    square = cv2.resize(np.ascontiguousarray(self.pixels), (size, size))
-    self._lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
-    self._luminance = self._lab[..., 0].astype(np.float32) / 255
-    self._encoding = encode_luminance(params, self._luminance[None, ..., None], dtype=dtype)
-    self.source_light = _first_light(self._encoding)
-
-  def relight(self, light: np.ndarray, strength: float = 1.0, *, brightness: float = 1.0) -> np.ndarray:
-    """The photo under another light, `[H, W, 3]` uint8.
-
-    Args:
-      light: nine numbers, `[9]`.
-      strength: exponent of the ratio of new to old L.
-      brightness: a factor on the numbers that a published network is told. Ours keeps the photo's key whatever the
-        brightness of a light, so that there it is a factor on that key.
-    """
-    light = np.asarray(light, np.float32)
-    if light.shape != (9,) or not np.isfinite(light).all():
-      raise ValueError(f"a light must be 9 finite numbers, not {light}")
-    options = {"size": self._luminance.shape, "dtype": self._dtype}
-    if isinstance(self._encoding, RatioEncoding):
-      options["exposure_stops"] = math.log2(brightness)
-    light = light[None] * np.float32(brightness)
-    relit = np.asarray(decode_luminance(self._params, self._encoding, light, **options))[0, ..., 0]
-    if strength != 1:
-      log_ratio = np.log((relit + _RATIO_OFFSET) / (self._luminance + _RATIO_OFFSET))
-      relit = np.clip((self._luminance + _RATIO_OFFSET) * np.exp(strength * log_ratio) - _RATIO_OFFSET, 0, 1)
-    lab = self._lab.copy()
-    lab[..., 0] = (relit * 255).astype(np.uint8)  # truncated, as the authors do
-    return cv2.resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), self.pixels.shape[1::-1])
-
-
-def weigh_square(
-  square: np.ndarray, framing: Framing, face: Face, shape: tuple[int, ...], matte: Matte | None = None
-) -> np.ndarray:
-  """How much of the relighting each pixel of a framed face receives; see `head_weight`.
-
-  Args:
-    square: `[S, S, 3]` uint8 RGB, from `cut_square`.
-    framing: where the square lies.
-    face: the face in it, in pixels of the photo.
-    shape: of the photo.
-    matte: of the person; None: the head is looked for in the square.
-
-  Returns:
-    `[S, S]` float32 in [0, 1].
-  """
-  landmarks, edge = _landmarks_in_square(face, framing), edge_inside(framing, shape)
-  return head_weight(square, landmarks, edge, None if matte is None else _in_square(matte, framing))
-
-
-def _in_square(matte: Matte, framing: Framing) -> np.ndarray:
-  """The share of each pixel of a square that is a person's light, `[S, S]`."""
-  to_photo = np.linalg.inv(np.vstack([framing.index_matrix, [0, 0, 1]]))
-  matrix = (np.vstack([matte.matrix, [0, 0, 1]]) @ to_photo)[:2]
-  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-  return cv2.warpAffine(matte.share, matrix, (framing.size, framing.size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-def with_person(face: FramedFace, matte: Matte) -> FramedFace:
-  """A framed face with its person, who follows the light as a whole if the network knows shape."""
-  face = face._replace(matte=matte)
-  if not isinstance(face.encoding, RatioEncoding):
-    return face
-  shape = person_shape.person_shape(matte, face.framing, face.encoding.shape)
-  own = person_shape.shading(shape, face.source_light)
-  return face._replace(weight=person_shape.edge_weight(face.framing.size), person=Person(shape, own))
-
-
-def skin_of(face: Face, framing: Framing) -> np.ndarray:
-  """The oval of a face in its square, `[S, S]` float32, 1 inside, at its edge the share of a pixel that it covers."""
-  oval = _landmarks_in_square(face, framing)[OVAL]
-  # Drawn finer: of whole pixels a mirrored face would have more or fewer, and so another key.
-  side = framing.size * _SKIN_FINER
-  skin = np.zeros((side, side), np.uint8)
-  cv2.fillConvexPoly(skin, cv2.convexHull(np.round((oval + 0.5) * _SKIN_FINER - 0.5).astype(np.int32)), 255)
-  return cv2.resize(skin, (framing.size, framing.size), interpolation=cv2.INTER_AREA) / np.float32(255)
-
-
-def _landmarks_in_square(face: Face, framing: Framing) -> np.ndarray:
-  """`[478, 2]`, in pixels of the square counted from the middle of its first, as OpenCV counts."""
-  return face.landmarks @ framing.matrix[:, :2].T + framing.matrix[:, 2] - 0.5
-
-
-def encode_square(
-  params: Params,
-  square: np.ndarray,
-  framing: Framing,
-  face: Face,
-  weight: np.ndarray,
-  *,
-  dtype: jnp.dtype | None = None,
-  call: Callable = traced.call,
-) -> FramedFace:
-  """A framed face as the network sees it.
-
-  Args:
-    params: from `load_params`.
-    square: `[S, S, 3]` RGB in gray levels, 0 to 255, uint8 or floating point.
-    framing: where the square lies.
-    face: the face in it, in pixels of the photo.
-    weight: `[S, S]`, from `weigh_square`.
-    dtype: compute type of the convolutions.
-    call: as for `Portrait`.
-  """
-  lightness, encoding, source_light = _see(params, square, framing, face, dtype, call)
-  return FramedFace(framing, lightness, weight, skin_of(face, framing), encoding, source_light)
-
-
-def estimate_portrait_light(params: Params, pixels: np.ndarray, face: Face, size: int | None = None) -> Light:
-  """The light on one face of a photo, gray, in the photo's coordinates; the arguments are those of `Portrait`."""
-  framing = frame_face(face, traits_of(params).native_size if size is None else size)
-  return _see(params, cut_square(pixels, framing), framing, face)[2]
-
-
-def _see(
-  params: Params,
-  square: np.ndarray,
-  framing: Framing,
-  face: Face,
-  dtype: jnp.dtype | None = None,
-  call: Callable = traced.call,
-) -> tuple[np.ndarray, Encoding | RatioEncoding, Light]:
-  """What the network sees in a framed face: L / 100 `[S, S]`, its encoding, and the light in the photo."""
-  lightness = color.srgb_to_lab(square.astype(np.float32) / 255)[..., 0] / 100
-  surface = ()
-  network = traits_of(params)
-  if network.shape_cell and face.depth is not None and len(square) % network.size_multiple == 0:
-    surface = (mesh_surface(face, framing, len(square) // network.shape_cell),)
-  encoding = call(encode_luminance, params, lightness[None, ..., None], *surface, dtype=dtype)
-  return lightness, encoding, rotate(_first_light(encoding), sh.roll(-framing.roll))
-
-
-def _first_light(encoding: Encoding | RatioEncoding) -> Light:
-  """The light of the first photo of a batch, NumPy."""
-  if isinstance(encoding, RatioEncoding):
-    return Light(*(np.asarray(part)[0] for part in encoding.light))
-  return as_light(np.asarray(encoding.light)[0])
 
 
 def _local_line(guide: np.ndarray, target: np.ndarray, radius: int, epsilon: float) -> np.ndarray:

@@ -92,6 +92,13 @@ def encode_luminance(
   return _apply(network, params, _pad_to_multiple(luminance, network.size_multiple), method="encode", **options)
 
 
+def first_light(encoding: Encoding | RatioEncoding) -> Light:
+  """The source light of the first photo of an encoded batch, in NumPy arrays."""
+  if isinstance(encoding, RatioEncoding):
+    return Light(*(np.asarray(part)[0] for part in encoding.light))
+  return light.as_light(np.asarray(encoding.light)[0])
+
+
 @functools.partial(jax.jit, static_argnames=("size", "dtype", "exposure_stops"))
 def decode_luminance(
   params: Params,

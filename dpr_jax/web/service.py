@@ -20,9 +20,10 @@ from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
 from dpr_jax.light.light import Light
 from dpr_jax.portrait.faces import Face, open_face_finder
+from dpr_jax.portrait.framed_face import estimate_portrait_light
 from dpr_jax.portrait.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, radiance_light, studio_light
 from dpr_jax.portrait.passes import pass_photos
-from dpr_jax.portrait.portrait import Portrait, estimate_portrait_light
+from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.relighter import Relighter
 
 MAX_PIXELS = 50_000_000

@@ -29,7 +29,7 @@ from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import network_for
-from dpr_jax.portrait import portrait, relighter
+from dpr_jax.portrait import relighter, whole_photo
 from dpr_jax.portrait.faces import choose_face_finder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.passes import pass_photos
@@ -328,10 +328,12 @@ def test_without_alignment_numbers_are_the_authors_times_the_intensity(tmp_path,
   _, options = relit_with(lights=(str(tmp_path / "light.txt"),), align=False, intensity=0.7, exposure=1)
   assert options == {"brightness": pytest.approx(1.4)}
   asked = []
-  monkeypatch.setattr(portrait, "encode_luminance", lambda *_, dtype: Encoding(None, light[None], ()))
-  monkeypatch.setattr(portrait, "decode_luminance", lambda params, encoding, light, **options: asked.append(light) or 0)
+  monkeypatch.setattr(whole_photo, "encode_luminance", lambda *_, dtype: Encoding(None, light[None], ()))
+  monkeypatch.setattr(
+    whole_photo, "decode_luminance", lambda params, encoding, light, **options: asked.append(light) or 0
+  )
   with pytest.raises(IndexError):  # of the stand-in's 0
-    portrait.WholePhoto({}, ASTRONAUT, 64).relight(light, brightness=0.7)
+    whole_photo.WholePhoto({}, ASTRONAUT, 64).relight(light, brightness=0.7)
   np.testing.assert_array_equal(asked[0][0], NUMBERS * np.float32(0.7), strict=True)
 
 

@@ -9,13 +9,12 @@ import pytest
 from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.film.steady_square import SteadySquare
 from dpr_jax.light import sh
-from dpr_jax.network.networks import Traits
-from dpr_jax.portrait import matte, portrait
+from dpr_jax.portrait import matte
 from dpr_jax.portrait.faces import frame_face
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.square import cut_square
 from tests.film.test_face_track import Detector
-from tests.portrait.test_portrait import OBLIQUE, face_at, painted_photo, stub_encode, stub_log_ratio
+from tests.portrait.test_portrait import OBLIQUE, face_at, painted_photo, stub_log_ratio, stub_network
 
 FPS = 25
 SIZE = 128
@@ -32,9 +31,7 @@ def nervous_log_ratio(params, encoding, luminance, target, *, dtype=None):
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch):
-  monkeypatch.setattr(portrait, "traits_of", lambda params: Traits("HourglassNet", 512, 16, 9, 4, 27))
-  monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
-  monkeypatch.setattr(portrait, "log_ratio", nervous_log_ratio)
+  stub_network(monkeypatch, nervous_log_ratio)
 
 
 def noisy(pixels, seed, level=4.0):

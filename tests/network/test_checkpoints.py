@@ -25,7 +25,7 @@ from dpr_jax.network.hourglass import HourglassNet, HourglassNet1024
 from dpr_jax.network.official_weights import dpr_variables
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.weights import OFFICIAL, load_params, read_archive, read_safetensors, save_params
-from dpr_jax.portrait.portrait import WholePhoto
+from dpr_jax.portrait.whole_photo import WholePhoto
 from tests.network.test_official_weights import official_state_dict
 from tests.network.test_pytorch_weights import save
 

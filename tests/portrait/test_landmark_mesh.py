@@ -6,10 +6,11 @@ import pytest
 from data_gen.face_maps import Label
 from data_gen.face_mesh import face_maps
 from dpr_jax.network.networks import Traits
-from dpr_jax.portrait import portrait
+from dpr_jax.portrait import framed_face
 from dpr_jax.portrait.canonical_face import canonical_face, mirrored_landmarks
 from dpr_jax.portrait.faces import Face, Framing, frame_face
 from dpr_jax.portrait.landmark_mesh import mesh_surface
+from dpr_jax.portrait.portrait import Portrait
 from tests.data_gen.test_face_mesh import angles, as_seen, rotation
 from tests.portrait.test_portrait import stub_encode
 
@@ -95,10 +96,10 @@ def test_a_portrait_tells_the_network_of_the_mesh_where_a_face_has_depth(monkeyp
     told.append(surface)
     return stub_encode(params, luminance)
 
-  monkeypatch.setattr(portrait, "traits_of", lambda params: Traits("RatioHourglassNet", 256, 64, 9, 4, shape_cell=4))
-  monkeypatch.setattr(portrait, "encode_luminance", encode)
+  monkeypatch.setattr(framed_face, "traits_of", lambda params: Traits("RatioHourglassNet", 256, 64, 9, 4, shape_cell=4))
+  monkeypatch.setattr(framed_face, "encode_luminance", encode)
   face, pixels = head(15, scale=8.0), np.full((512, 512, 3), 128, np.uint8)
-  portrait.Portrait(None, pixels, [face, face._replace(depth=None)], 128)
+  Portrait(None, pixels, [face, face._replace(depth=None)], 128)
   expected = mesh_surface(face, frame_face(face, 128), 32)
   for found, part in zip(told[0], expected, strict=True):
     np.testing.assert_array_equal(found, part)

@@ -18,7 +18,7 @@ from dpr_jax.light.environment_files import read_environment
 from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait import lights, portrait
+from dpr_jax.portrait import framed_face, lights
 from dpr_jax.portrait.faces import Face, find_faces
 from dpr_jax.portrait.lights import PRESETS, environment_light, parse_colour, parse_light
 from dpr_jax.portrait.portrait import Portrait
@@ -753,7 +753,7 @@ def test_the_largest_face_gives_the_light(tmp_path, monkeypatch):
 
   estimated = light_lib.soft_light(NUMBERS)
   monkeypatch.setattr(lights, "find_faces", lambda pixels, face_finder: faces if face_finder == "embedded" else [])
-  monkeypatch.setattr(portrait, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or estimated)
+  monkeypatch.setattr(framed_face, "estimate_portrait_light", lambda *arguments: seen.append(arguments) or estimated)
   pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
   write_photo(tmp_path / "portrait.png", Photo(pixels))
   assert parse_light(str(tmp_path / "portrait.png"), {}, "embedded") is estimated

@@ -16,12 +16,14 @@ from dpr_jax.light import light as light_lib
 from dpr_jax.light.light import Light
 from dpr_jax.network.networks import Traits
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait import edits, matte, portrait
+from dpr_jax.portrait import edits, framed_face, matte, portrait, whole_photo
 from dpr_jax.portrait.faces import OVAL, Face, Framing, frame_face
+from dpr_jax.portrait.framed_face import estimate_portrait_light
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.matte import head_weight
-from dpr_jax.portrait.portrait import Portrait, WholePhoto, estimate_portrait_light
+from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.square import cut_square
+from dpr_jax.portrait.whole_photo import WholePhoto
 from tests.network.test_hourglass import SMALL_512, SMALL_RATIO, random_variables
 
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
@@ -56,16 +58,22 @@ def stub_log_ratio(params, encoding, luminance, target, *, dtype=None):
 def stub_decode(params, encoding, lights, *, size, dtype=None):
   luminance = np.asarray(encoding.luminance[0, ..., 0])
   change = ramp(np.asarray(lights[0]), len(luminance))
-  relit = (luminance + portrait._RATIO_OFFSET) * np.exp(change) - portrait._RATIO_OFFSET
+  relit = (luminance + whole_photo._RATIO_OFFSET) * np.exp(change) - whole_photo._RATIO_OFFSET
   return jnp.asarray(relit)[None, ..., None]
+
+
+def stub_network(monkeypatch, log_ratio=stub_log_ratio):
+  for module in (portrait, framed_face):
+    monkeypatch.setattr(module, "traits_of", lambda params: Traits("HourglassNet", 512, 16, 9, 4, 27))
+  for module in (framed_face, whole_photo):
+    monkeypatch.setattr(module, "encode_luminance", stub_encode)
+  monkeypatch.setattr(portrait, "log_ratio", log_ratio)
+  monkeypatch.setattr(whole_photo, "decode_luminance", stub_decode)
 
 
 @pytest.fixture
 def stub(monkeypatch):
-  monkeypatch.setattr(portrait, "traits_of", lambda params: Traits("HourglassNet", 512, 16, 9, 4, 27))
-  monkeypatch.setattr(portrait, "encode_luminance", stub_encode)
-  monkeypatch.setattr(portrait, "log_ratio", stub_log_ratio)
-  monkeypatch.setattr(portrait, "decode_luminance", stub_decode)
+  stub_network(monkeypatch)
 
 
 @pytest.fixture
@@ -947,61 +955,6 @@ def test_the_1024_network_relights_a_smaller_face(params_1024, astronaut):
     np.testing.assert_array_equal(relit[outside], pixels[outside])
 
 
-# The authors' procedure.
-
-
-@pytest.fixture(scope="module")
-def whole_photo(shared, params):
-  return WholePhoto(params, cv2.imread(str(shared("reference/dpr/obama.jpg")))[..., ::-1])
-
-
-def authors_light(shared, number):
-  return 0.7 * np.loadtxt(shared("reference/dpr/example_light") / f"rotate_light_0{number}.txt")
-
-
-@pytest.mark.parametrize("number", range(7))
-def test_the_authors_published_pictures(shared, whole_photo, number):
-  """They are JPEGs; what remains of the difference is their compression."""
-  published = cv2.imread(str(shared("reference/dpr/published") / f"obama_0{number}.jpg"))[..., ::-1]
-  relit = whole_photo.relight(authors_light(shared, number))
-  assert relit.shape == published.shape
-  assert relit.dtype == np.uint8
-  difference = np.abs(levels(relit) - levels(published)).mean()
-  print(f"obama_0{number}.jpg: mean absolute difference {difference:.3f} levels")
-  assert difference <= 0.9
-
-
-def test_a_whole_photo_of_16_bits_is_taken_at_8(shared, params, whole_photo):
-  light = authors_light(shared, 2)
-  deep = WholePhoto(params, whole_photo.pixels.astype(np.uint16) * 257)
-  np.testing.assert_array_equal(deep.relight(light), whole_photo.relight(light), strict=True)
-  np.testing.assert_array_equal(deep.source_light.soft, whole_photo.source_light.soft)
-
-
-def test_the_source_light_of_a_whole_photo(shared, whole_photo):
-  """As the official network sees it."""
-  with np.load(shared("reference/dpr/expected.npz")) as expected:
-    np.testing.assert_allclose(whole_photo.source_light.soft[0], expected["light512"], atol=1e-4)
-
-
-def test_the_strength_of_a_whole_photo(shared, whole_photo):
-  """The exponent of the ratio of L, as this pipeline multiplies it."""
-
-  def change(after, before):
-    offset = portrait._RATIO_OFFSET
-    return np.log((lightness(after) + offset) / (lightness(before) + offset))
-
-  light = authors_light(shared, 2)
-  none, half, full = (whole_photo.relight(light, strength) for strength in (0, 0.5, 1))
-  resized = cv2.resize(np.ascontiguousarray(whole_photo.pixels), (512, 512))
-  resized = cv2.resize(resized, whole_photo.pixels.shape[1::-1])
-  assert np.abs(levels(none) - levels(resized)).mean() < 0.5
-  between = np.abs(change(half, none) - 0.5 * change(full, none))
-  assert between.mean() < 0.01
-  assert np.percentile(between, 99) < 0.05
-  assert np.abs(change(full, none)).mean() > 0.1
-
-
 def test_a_light_of_more_lamps_than_are_rendered_is_refused(stub):
   lamp = light_lib.key_and_fill(np.float32([0, -1, 0]), 0.2, 10)
   five = lamp._replace(
@@ -1016,5 +969,3 @@ def test_a_light_that_is_none_is_refused(stub, light):
   pixels = smooth_photo(120, 160, np.uint8)
   with pytest.raises(ValueError, match=r"a soft light must be|not finite"):
     Portrait({}, pixels, [face_at(80, 60, 30)], 128).relight(np.asarray(light))
-  with pytest.raises(ValueError, match="9 finite numbers"):
-    WholePhoto({}, pixels, 128).relight(light)

@@ -15,7 +15,7 @@ from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.image.pictures import astronaut
 from dpr_jax.light import light as light_lib
 from dpr_jax.light import sh
-from dpr_jax.portrait import portrait
+from dpr_jax.portrait import framed_face
 from dpr_jax.portrait.lights import PRESETS, Direction, parse_light
 from dpr_jax.web import service as relight_service
 from dpr_jax.web.service import RelightService, Wish, _Kept
@@ -97,8 +97,8 @@ def test_a_photo_is_encoded_once_for_any_number_of_lights(service, photo, tmp_pa
   copy = tmp_path / "copy.png"
   copy.write_bytes(photo.read_bytes())
   encoded = []
-  encode = portrait.encode_luminance
-  monkeypatch.setattr(portrait, "encode_luminance", lambda *args, **rest: encoded.append(1) or encode(*args, **rest))
+  encode = framed_face.encode_luminance
+  monkeypatch.setattr(framed_face, "encode_luminance", lambda *args, **rest: encoded.append(1) or encode(*args, **rest))
   with ThreadPoolExecutor(4) as threads:
     wishes = [Wish(Direction(azimuth, 20)) for azimuth in range(-60, 61, 20)]
     together = list(threads.map(lambda wish: service.relight_for_screen(copy, wish), wishes))
