@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dpr_jax
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, reason_of
 
 PREFIX = "hf:"
 FILE = "model.safetensors"
 
 _ADDRESS = re.compile(rf"{PREFIX}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _LARGEST_DOWNLOAD = 2**28  # bytes, as weights in a file may have
-_LONGEST_REASON = 200
 
 
 def fetch(address: str) -> Path:
@@ -101,7 +100,7 @@ def _refusal_named(address: str) -> Iterator[None]:
   except BadInput:
     raise
   except Exception as error:  # the hub's own, its HTTP client's, the system's
-    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    reason = reason_of(error)
     raise BadInput(
       f"{address}: the Hugging Face hub refuses or is out of reach ({type(error).__name__}: {reason})"
     ) from error

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from absl import logging
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, reason_of
 from dpr_jax.base.input_files import numpy_silenced, read_bytes, read_json
 from dpr_jax.base.output_files import atomic_output
 from dpr_jax.network import hub
@@ -38,8 +38,6 @@ _SMALL_ARCHIVE = 2**20  # bytes that any may unpack to
 # `{"params", "batch_stats"}` without optimizer or iterator.
 CHECKPOINTS = "checkpoints"
 EMA = "ema"
-
-_LONGEST_REASON = 200
 
 
 def load_params(source: str | os.PathLike) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def read_archive(path: Path):
   except (
     Exception
   ) as error:  # zipfile, zlib and NumPy's parser of headers answer damaged files with nearly any exception
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    reason = f"{type(error).__name__}: {reason_of(error)}"
     raise BadInput(f"{path}: not an archive of weights, or a damaged one ({reason})") from error
   return _nested(path, arrays)
 
@@ -172,7 +170,7 @@ def read_safetensors(path: Path):
   try:
     arrays = safetensors.numpy.load(content)
   except Exception as error:  # the library's own, and KeyError for types of numbers that NumPy doesn't have
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    reason = f"{type(error).__name__}: {reason_of(error)}"
     raise BadInput(f"{path}: not a safetensors file of weights, or a damaged one ({reason})") from error
   return _nested(path, {tuple(name.split("/")): array for name, array in arrays.items()})
 
@@ -271,7 +269,7 @@ def _damage_named(path: Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # Orbax and TensorStore answer damaged files with nearly any exception
-    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    reason = reason_of(error)
     raise BadInput(f"{path}: damaged, or no checkpoint of train.py ({type(error).__name__}: {reason})") from error
 
 
