@@ -48,7 +48,8 @@ from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet
 from dpr_jax.network.shape import RatioEncoding, Surface
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
+from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
+from dpr_jax.portrait.faces import FaceFinder, Framing
 from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
 from dpr_jax.train import metrics

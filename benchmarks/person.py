@@ -32,7 +32,8 @@ from dpr_jax.image import color
 from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.network import traced
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import OVAL, Face, FaceFinder, Framing, frame_face, open_face_finder
+from dpr_jax.portrait.face_finders import open_face_finder
+from dpr_jax.portrait.faces import OVAL, Face, FaceFinder, Framing, frame_face
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.matte import head_weight
 from dpr_jax.portrait.person import Matte, Segmenter, find_person, open_segmenter

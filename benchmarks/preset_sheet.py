@@ -43,16 +43,8 @@ from dpr_jax.image.pictures import shrink, sphere
 from dpr_jax.light.light import Light
 from dpr_jax.network import traced
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import (
-  FACE_FINDERS,
-  OVAL,
-  Face,
-  FaceFinder,
-  frame_face,
-  mirror_image,
-  open_face_finder,
-  overlap,
-)
+from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
+from dpr_jax.portrait.faces import OVAL, Face, FaceFinder, frame_face, mirror_image, overlap
 from dpr_jax.portrait.lights import PRESETS, parse_light
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.portrait.relighting import encode_luminance, log_ratio

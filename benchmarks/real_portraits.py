@@ -27,7 +27,8 @@ from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
 from dpr_jax.network import traced
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, Face, FaceFinder, open_face_finder
+from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
+from dpr_jax.portrait.faces import Face, FaceFinder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.records import split_of

@@ -30,7 +30,8 @@ from dpr_jax.film.relighting import relight_film
 from dpr_jax.network import traced
 from dpr_jax.network.networks import network_for
 from dpr_jax.network.weights import load_params
-from dpr_jax.portrait.faces import FACE_FINDERS, OVAL, FaceFinder, frame_face, open_face_finder
+from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
+from dpr_jax.portrait.faces import OVAL, FaceFinder, frame_face
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.person import Segmenter, find_person, open_segmenter
 from dpr_jax.portrait.portrait import Portrait

@@ -14,7 +14,7 @@ from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import COLOUR_TEMPERATURES, lamp_colour
 from dpr_jax.light.light import tint_lamps
 from dpr_jax.network.registry import DEFAULT, WEIGHTS
-from dpr_jax.portrait.faces import FACE_FINDERS
+from dpr_jax.portrait.face_finders import FACE_FINDERS
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.portrait import PASSES, Portrait
 

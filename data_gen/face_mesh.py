@@ -60,7 +60,7 @@ def face_maps(pixels: np.ndarray, face: Face) -> FaceMaps:
 
   Args:
     pixels: `[H, W, 3]` uint8 RGB, the photo.
-    face: as `dpr_jax.portrait.faces` found it there, with depth.
+    face: as a face finder found it there, with depth.
 
   Raises:
     ValueError: the face has no depth.

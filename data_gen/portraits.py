@@ -25,7 +25,8 @@ from dpr_jax.image.photo import read_photo, to_8_bits
 from dpr_jax.image.photo_formats import KNOWN, PHOTO_SUFFIXES, why_no_photo
 from dpr_jax.light import sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
-from dpr_jax.portrait.faces import OVAL, Face, frame_face, open_face_finder
+from dpr_jax.portrait.face_finders import open_face_finder
+from dpr_jax.portrait.faces import OVAL, Face, frame_face
 from dpr_jax.portrait.square import cut_square
 
 cv2 = import_native("cv2")
@@ -137,7 +138,7 @@ class PhotoFolder:
       aligned: take the photos as they are, resized: they must be square, as CelebA-HQ's are.
       all_faces: every face of a photo, not only the largest.
       keep_gray: take photos without colours too; the networks see only luminance.
-      face_finder: as for `dpr_jax.portrait.faces.open_face_finder`.
+      face_finder: as for `dpr_jax.portrait.face_finders.open_face_finder`.
 
     Raises:
       BadInput: there is no such folder, or it cannot be read.
@@ -276,7 +277,7 @@ class ProceduralFaces:
       size: side of the portraits.
       seed: the same seed gives the same faces.
       find: whether to look for the face in the finished picture, as in a photo.
-      face_finder: who looks, as for `dpr_jax.portrait.faces.open_face_finder`.
+      face_finder: who looks, as for `dpr_jax.portrait.face_finders.open_face_finder`.
       ratio: one of `dpr_jax.image.ratio.KINDS`.
     """
     self._size, self._seed, self._find, self._face_finder = size, seed, find, face_finder

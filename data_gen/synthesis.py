@@ -26,7 +26,7 @@ from dpr_jax.base.native_libraries import import_native
 from dpr_jax.image import color, ratio
 from dpr_jax.light import exposure, sh
 from dpr_jax.light.light import LUMINANCE_WEIGHTS
-from dpr_jax.portrait.faces import FACE_FINDERS, choose_face_finder
+from dpr_jax.portrait.face_finders import FACE_FINDERS, choose_face_finder
 from dpr_jax.records import Record, encode_record
 
 cv2 = import_native("cv2")
@@ -59,7 +59,7 @@ class Settings:
     aligned: photos are square portraits already; don't frame them.
     all_faces: every face of a photo, not only the largest.
     keep_gray: take photos without colours too.
-    face_finder: one of `dpr_jax.portrait.faces.FACE_FINDERS`; None: chosen when an export begins (see
+    face_finder: one of `dpr_jax.portrait.face_finders.FACE_FINDERS`; None: chosen when an export begins (see
       `with_face_finder`), or no face is looked for.
     normals: one of `NORMALS`.
     arap: whether to warp the rendered maps onto the detected landmarks.
@@ -468,7 +468,7 @@ def with_face_finder(settings: Settings, earlier: str | None = None) -> Settings
     earlier: the one that an export began with that is to go on now.
 
   Raises:
-    BadInput: as `dpr_jax.portrait.faces.choose_face_finder`.
+    BadInput: as `dpr_jax.portrait.face_finders.choose_face_finder`.
   """
   if settings.face_finder or not settings.looks_for_faces:
     return settings

@@ -323,7 +323,7 @@ class TDDFA:
 
     Args:
       pixels: the photo, `[H, W, 3]` uint8 RGB.
-      face: one that `dpr_jax.portrait.faces` found there.
+      face: one that a face finder found there.
 
     Raises:
       BadInput: 3DDFA sees no face there.

@@ -68,7 +68,7 @@ def quick_compilation():
 @pytest.fixture(scope="module")
 def finder(shared):
   """MediaPipe's face finder, open."""
-  from dpr_jax.portrait.faces import is_installed
+  from dpr_jax.base.native_libraries import is_installed
   from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 
   shared("models/face_landmarker.task")

@@ -50,7 +50,7 @@ def portrait_texture(
     regions: where its front is.
     landmarks: MediaPipe's landmarks on the model.
     pixels: `[H, W, 3]` uint8 RGB.
-    face: as `dpr_jax.portrait.faces` found it in the photo, with depth.
+    face: as a face finder found it in the photo, with depth.
   """
   identity, expression, similarity = fit(model, landmarks, face)
   vertices = model.vertices(identity, expression).astype(np.float64)

@@ -6,6 +6,7 @@ message names a shared object, not the package that brings it.
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import sys
@@ -25,6 +26,14 @@ _alone = threading.RLock()  # of what is hidden from an import, other threads mu
 
 class MissingSystemLibrary(ImportError):
   """A shared object that no Python package brings is not on this system; the message says what installs it."""
+
+
+def is_installed(package: str) -> bool:
+  """Whether a package can be imported, without importing it."""
+  try:
+    return importlib.util.find_spec(package) is not None
+  except ValueError:  # somebody has put a stand-in into sys.modules
+    return package in sys.modules and sys.modules[package] is not None
 
 
 def import_native(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.portrait.faces import FACE_FINDERS
+from dpr_jax.portrait.face_finders import FACE_FINDERS
 
 if TYPE_CHECKING:
   import numpy as np
@@ -36,7 +36,7 @@ class Options:
     background: how much of the light's change the room around the persons takes, 0 to 1.
     replace_background: a picture or an environment map to put the persons before, or None.
     passes: whether matte, normals, depth, shading and shadow are written beside a relit photo.
-    face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
+    face_finder: one of `face_finders.FACE_FINDERS`, or None: chosen by `face_finders.open_face_finder`.
     engine: what runs the network on a photo, `jax` or `onnx`.
   """
 

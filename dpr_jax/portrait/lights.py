@@ -17,7 +17,7 @@ from dpr_jax.light.environment_files import ENVIRONMENT_SUFFIXES, read_environme
 from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.files import check_light, read_coefficients
 from dpr_jax.light.light import Light
-from dpr_jax.portrait.faces import find_faces
+from dpr_jax.portrait.face_finders import find_faces
 
 _ENVIRONMENT_DC = 0.8  # first coefficient of the gray projection of a map
 # What a camera takes of a scene's mean tint by its white balance, and how weak a channel it still balances.
@@ -85,7 +85,8 @@ def parse_light(
         light whose lamps are the brightest compact sources of the map, as `environment_light` makes it;
       - a photo of a face, whose light is estimated by the network and transferred.
     params: from `load_params`; needed for a photo only.
-    face_finder: who looks for the face of a photo, one of `faces.FACE_FINDERS`; None: as `faces.open_face_finder`.
+    face_finder: who looks for the face of a photo, one of `face_finders.FACE_FINDERS`; None: as
+      `face_finders.open_face_finder`.
     env_rotate: degrees by which an environment map is turned about the vertical, as `sh.turn`.
 
   Returns:

@@ -6,9 +6,9 @@ import numpy as np
 
 from dpr_jax.base.assets import asset_path
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.native_libraries import import_native, missing_system_library, native_log_silenced
+from dpr_jax.base.native_libraries import import_native, is_installed, missing_system_library, native_log_silenced
 from dpr_jax.image.photo import to_8_bits
-from dpr_jax.portrait.faces import SMALLEST_FACE, Face, is_installed, mirror_image, overlap
+from dpr_jax.portrait.faces import SMALLEST_FACE, Face, mirror_image, overlap
 
 cv2 = import_native("cv2")
 

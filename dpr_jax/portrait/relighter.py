@@ -18,7 +18,8 @@ from dpr_jax.network.networks import traits_of
 from dpr_jax.network.registry import DEFAULT
 from dpr_jax.network.weights import load_params
 from dpr_jax.portable.onnx_engine import OnnxEngine
-from dpr_jax.portrait.faces import Face, FaceFinder, choose_face_finder, open_face_finder
+from dpr_jax.portrait.face_finders import choose_face_finder, open_face_finder
+from dpr_jax.portrait.faces import Face, FaceFinder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.person import Segmenter, open_segmenter
 from dpr_jax.portrait.portrait import Portrait
@@ -54,8 +55,8 @@ class Relighter:
     Args:
       weights: as for `load_params`.
       size: another side of the square than the network was trained at.
-      face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`. It is opened with the first
-        photo.
+      face_finder: one of `face_finders.FACE_FINDERS`, or None: chosen by `face_finders.open_face_finder`. It is opened
+        with the first photo.
       dtype: compute type of the convolutions.
       engine: what runs the network, one of `ENGINES`; `onnx` is ONNX Runtime on the CPU, in float32.
 
@@ -101,7 +102,7 @@ class Relighter:
     """The face finder, open.
 
     Raises:
-      BadInput: as `faces.open_face_finder`.
+      BadInput: as `face_finders.open_face_finder`.
     """
     with self._opening:
       if self._finder is None:

@@ -25,7 +25,8 @@ from dpr_jax.network.networks import network_for
 from dpr_jax.network.ratio_network import RatioHourglassNet, SurfaceHead
 from dpr_jax.network.shape import Shape, Surface
 from dpr_jax.network.weights import check_ending, digest, load_params, save_params
-from dpr_jax.portrait.faces import FACE_FINDERS, FaceFinder, Framing, open_face_finder
+from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
+from dpr_jax.portrait.faces import FaceFinder, Framing
 from dpr_jax.portrait.landmark_mesh import mesh_surface
 from dpr_jax.train import losses
 from dpr_jax.train.config import check_config, default_config

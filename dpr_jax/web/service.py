@@ -19,7 +19,8 @@ from dpr_jax.image.photo import Photo, to_8_bits
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
 from dpr_jax.light.light import Light
-from dpr_jax.portrait.faces import Face, open_face_finder
+from dpr_jax.portrait.face_finders import open_face_finder
+from dpr_jax.portrait.faces import Face
 from dpr_jax.portrait.framed_face import estimate_portrait_light
 from dpr_jax.portrait.lights import AZIMUTHS, ELEVATIONS, FILLS, SIZES, Direction, radiance_light, studio_light
 from dpr_jax.portrait.passes import pass_photos
@@ -89,7 +90,7 @@ class RelightService:
   Args:
     weights: names or paths for `load_params`; the first is taken where none is named. No others are ever loaded.
     max_pixels: the most pixels of a photo that is decoded.
-    face_finder: one of `faces.FACE_FINDERS`, or None: chosen by `faces.open_face_finder`.
+    face_finder: one of `face_finders.FACE_FINDERS`, or None: chosen by `face_finders.open_face_finder`.
 
   Raises:
     BadInput: as `load_params` and `open_face_finder`, and for weights of coloured lights.

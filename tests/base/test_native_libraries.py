@@ -2,9 +2,10 @@
 
 import sys
 import threading
+import types
 
 from dpr_jax.base import native_libraries
-from dpr_jax.base.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native, is_installed
 
 
 def test_nothing_is_hidden_from_opencv(monkeypatch):
@@ -42,3 +43,12 @@ def test_modules_are_hidden_once_however_many_import(tmp_path, monkeypatch):
     thread.join()
   assert not failed
   assert "tensorflow" not in sys.modules
+
+
+def test_what_is_installed_is_known_without_an_import(monkeypatch):
+  assert is_installed("numpy")
+  assert not is_installed("no_such_package")
+  monkeypatch.setitem(sys.modules, "hidden_package", None)
+  assert not is_installed("hidden_package")
+  monkeypatch.setitem(sys.modules, "stand_in", types.ModuleType("stand_in"))
+  assert is_installed("stand_in")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dpr_jax
-from dpr_jax.portrait.faces import is_installed
+from dpr_jax.base.native_libraries import is_installed
 
 ROOT = Path(__file__).resolve().parents[2]
 

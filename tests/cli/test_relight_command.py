@@ -30,7 +30,7 @@ from dpr_jax.light import sh
 from dpr_jax.network.encoding import Encoding
 from dpr_jax.network.networks import network_for
 from dpr_jax.portrait import relighter, whole_photo
-from dpr_jax.portrait.faces import choose_face_finder
+from dpr_jax.portrait.face_finders import choose_face_finder
 from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.passes import pass_photos
 from dpr_jax.portrait.portrait import PASSES, Portrait

@@ -27,7 +27,7 @@ from data_gen.synthesis import Settings, open_lights, open_source
 from dpr_jax import records
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.pictures import astronaut
-from dpr_jax.portrait.faces import choose_face_finder
+from dpr_jax.portrait.face_finders import choose_face_finder
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small faces in many small shards.

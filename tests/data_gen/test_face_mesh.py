@@ -8,10 +8,10 @@ import pytest
 from data_gen import face_mesh
 from data_gen.face_maps import Label
 from data_gen.face_mesh import CONTOURS, LEFT_BROW, LIPS, NOSE, RIGHT_BROW, face_maps, head_pose, subdivided
-from dpr_jax.base.native_libraries import import_native
+from dpr_jax.base.native_libraries import import_native, is_installed
 from dpr_jax.image.photo import read_photo
 from dpr_jax.portrait.canonical_face import PACKAGED, canonical_face, read_model, write
-from dpr_jax.portrait.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face, frame_face, is_installed
+from dpr_jax.portrait.faces import LEFT_EYE, OVAL, RIGHT_EYE, Face, frame_face
 from dpr_jax.portrait.landmark_mesh import LEAN
 
 # MediaPipe's numbers, from its documentation of the face mesh.

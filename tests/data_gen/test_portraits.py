@@ -24,7 +24,8 @@ from data_gen.procedural_faces import draw_face, geometry
 from dpr_jax.base.errors import BadInput
 from dpr_jax.image.color import linear_to_lab, linearise, srgb_to_lab
 from dpr_jax.light import sh
-from dpr_jax.portrait.faces import Face, frame_face, open_face_finder
+from dpr_jax.portrait.face_finders import open_face_finder
+from dpr_jax.portrait.faces import Face, frame_face
 from dpr_jax.portrait.square import cut_square
 
 

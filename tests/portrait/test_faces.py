@@ -9,8 +9,9 @@ import pytest
 from dpr_jax.base.errors import BadInput
 from dpr_jax.base.native_libraries import MissingSystemLibrary
 from dpr_jax.image.pictures import astronaut
-from dpr_jax.portrait import faces, mediapipe_faces
-from dpr_jax.portrait.faces import Face, choose_face_finder, find_faces, frame_face, mirror_image, open_face_finder
+from dpr_jax.portrait import face_finders, mediapipe_faces
+from dpr_jax.portrait.face_finders import choose_face_finder, find_faces, open_face_finder
+from dpr_jax.portrait.faces import Face, frame_face, mirror_image
 
 # MediaPipe's landmark numbers, copied from its documentation of the face mesh; left and right as seen in the picture.
 LEFT_EYE = [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246]
@@ -144,10 +145,10 @@ class Embedded(Finder):
 @pytest.fixture
 def undecided(monkeypatch, tmp_path):
   """A process that has not looked for a face yet, in which MediaPipe is at hand; both finders are stand-ins."""
-  monkeypatch.setattr(faces, "_default", None)
-  monkeypatch.setattr(faces, "is_installed", lambda package: True)
+  monkeypatch.setattr(face_finders, "_default", None)
+  monkeypatch.setattr(face_finders, "is_installed", lambda package: True)
   monkeypatch.setattr(mediapipe_faces, "is_installed", lambda package: True)
-  monkeypatch.setattr(faces, "asset_path_within", lambda name, seconds: tmp_path)
+  monkeypatch.setattr(face_finders, "asset_path_within", lambda name, seconds: tmp_path)
   monkeypatch.setattr(mediapipe_faces, "asset_path", lambda name: tmp_path)
   monkeypatch.setattr(mediapipe_faces, "MediaPipeFaceFinder", MediaPipe)
   embedded = types.ModuleType("dpr_jax.portrait.embedded_faces")
@@ -179,9 +180,9 @@ NO_LIBRARY = "mediapipe needs a system library that is missing here (libEGL.so.1
 @pytest.mark.parametrize("first", [open_face_finder, choose_face_finder])
 def test_otherwise_the_embedded_one_is_taken_and_one_line_says_why(undecided, capsys, missing, first):
   if missing == NOT_INSTALLED:
-    undecided.setattr(faces, "is_installed", lambda package: False)
+    undecided.setattr(face_finders, "is_installed", lambda package: False)
   elif missing == NOT_FETCHED:
-    undecided.setattr(faces, "asset_path_within", raising(BadInput(missing)))
+    undecided.setattr(face_finders, "asset_path_within", raising(BadInput(missing)))
   else:
     undecided.setattr(mediapipe_faces, "MediaPipeFaceFinder", raising(MissingSystemLibrary(missing)))
   first()
@@ -195,9 +196,9 @@ def test_otherwise_the_embedded_one_is_taken_and_one_line_says_why(undecided, ca
 
 
 def test_a_process_does_not_change_its_mind(undecided, tmp_path):
-  undecided.setattr(faces, "asset_path_within", raising(BadInput(NOT_FETCHED)))
+  undecided.setattr(face_finders, "asset_path_within", raising(BadInput(NOT_FETCHED)))
   assert choose_face_finder() == "embedded"
-  undecided.setattr(faces, "asset_path_within", lambda name, seconds: tmp_path)
+  undecided.setattr(face_finders, "asset_path_within", lambda name, seconds: tmp_path)
   assert open_face_finder().name == choose_face_finder() == "embedded"
   assert open_face_finder("mediapipe").name == choose_face_finder("mediapipe") == "mediapipe"
 
@@ -210,12 +211,12 @@ def test_a_choice_leaves_no_finder_open(undecided):
 
 
 def test_a_named_finder_is_taken_without_a_word(undecided, capsys):
-  undecided.setattr(faces, "asset_path_within", raising(AssertionError("not asked")))
+  undecided.setattr(face_finders, "asset_path_within", raising(AssertionError("not asked")))
   for name in ("embedded", "mediapipe"):
     assert open_face_finder(name).name == choose_face_finder(name) == name
     assert find_faces(np.zeros((8, 8, 3), np.uint8), name) == [name]
   assert capsys.readouterr().err == ""
-  assert faces._default is None
+  assert face_finders._default is None
 
 
 @pytest.mark.parametrize("function", [open_face_finder, choose_face_finder])
@@ -234,15 +235,6 @@ def test_mediapipe_by_name_has_to_be_there(monkeypatch, tmp_path, function):
   monkeypatch.setattr(mediapipe_faces, "asset_path", raising(BadInput("face_landmarker.task: cannot be fetched")))
   with pytest.raises(BadInput, match=r"^face_landmarker.task: cannot be fetched$"):
     function("mediapipe")
-
-
-def test_what_is_installed_is_known_without_an_import(monkeypatch):
-  assert faces.is_installed("numpy")
-  assert not faces.is_installed("no_such_package")
-  monkeypatch.setitem(sys.modules, "hidden_package", None)
-  assert not faces.is_installed("hidden_package")
-  monkeypatch.setitem(sys.modules, "stand_in", types.ModuleType("stand_in"))
-  assert faces.is_installed("stand_in")
 
 
 def test_find_faces_finds_what_a_finder_finds():

@@ -19,7 +19,8 @@ from dpr_jax.light.environment_lamps import panorama_light
 from dpr_jax.light.light import LUMINANCE_WEIGHTS, MAX_LAMPS
 from dpr_jax.network.weights import load_params
 from dpr_jax.portrait import framed_face, lights
-from dpr_jax.portrait.faces import Face, find_faces
+from dpr_jax.portrait.face_finders import find_faces
+from dpr_jax.portrait.faces import Face
 from dpr_jax.portrait.lights import PRESETS, environment_light, parse_colour, parse_light
 from dpr_jax.portrait.portrait import Portrait
 

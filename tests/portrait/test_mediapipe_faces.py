@@ -11,10 +11,10 @@ import pytest
 from skimage import data
 
 from dpr_jax.base.errors import BadInput
-from dpr_jax.base.native_libraries import MissingSystemLibrary, import_native
+from dpr_jax.base.native_libraries import MissingSystemLibrary, import_native, is_installed
 from dpr_jax.image.photo import read_photo
 from dpr_jax.portrait import mediapipe_faces
-from dpr_jax.portrait.faces import OVAL, Face, frame_face, is_installed, mirror_image
+from dpr_jax.portrait.faces import OVAL, Face, frame_face, mirror_image
 from dpr_jax.portrait.mediapipe_faces import MediaPipeFaceFinder
 from dpr_jax.portrait.square import cut_square
 

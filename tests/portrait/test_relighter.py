@@ -16,7 +16,7 @@ from dpr_jax.film.moving_portrait import MovingPortrait
 from dpr_jax.image.photo import Photo, read_photo
 from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.portrait import relighter as relighter_module
-from dpr_jax.portrait.faces import find_faces
+from dpr_jax.portrait.face_finders import find_faces
 from dpr_jax.portrait.lights import PRESETS
 from dpr_jax.portrait.portrait import Portrait
 from dpr_jax.web.service import RelightService, Wish
