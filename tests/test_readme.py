@@ -37,7 +37,7 @@ RELIGHT_COMMANDS = [
 EXPORT_COMMANDS = [command for command in COMMANDS if command.startswith("python export_dataset.py")]
 TRAIN_COMMANDS = [command for command in COMMANDS if command.startswith("python train.py")]
 EVALUATE_COMMANDS = [command for command in COMMANDS if command.startswith("python evaluate.py")]
-CLUSTER_COMMANDS = [line for block in code_blocks("console") for line in block.splitlines()]
+LONG_COMMANDS = [line for block in code_blocks("console") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -179,22 +179,11 @@ def test_export_weights_command(command, run):
     np.testing.assert_allclose(exported, trained, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if "train.py" in command])
+@pytest.mark.parametrize("command", LONG_COMMANDS)
 def test_recipes_are_planned(command, desk):
   plan = start("train.py", command, desk, "--dry_run")
   assert f"{flags_of(command)['workdir']}: begins anew" in plan
   assert not (desk / flags_of(command)["workdir"]).exists()
-
-
-@pytest.mark.parametrize("command", [command for command in CLUSTER_COMMANDS if "export_dataset.py" in command])
-def test_cluster_commands_have_flags_that_exist(command, desk, tmp_path):
-  """There is no cluster here: they are only planned. The same function runs on Beam's own runner in test_export."""
-  words = [*shlex.split(command)[2:], f"--out={tmp_path / 'out'}", "--dry_run"]
-  result = subprocess.run(
-    [sys.executable, str(ROOT / "export_dataset.py"), *words], cwd=desk, capture_output=True, text=True, check=False
-  )
-  assert result.returncode == 0, result.stderr
-  assert "2 photos of " in result.stdout
 
 
 def test_install_commands_name_existing_extras(monkeypatch):
@@ -204,7 +193,7 @@ def test_install_commands_name_existing_extras(monkeypatch):
   monkeypatch.chdir(ROOT)
   runpy.run_path("setup.py")
   shown = set(
-    re.findall(r"\[(\w+)\]", "\n".join(command for command in COMMANDS + CLUSTER_COMMANDS if command.startswith("pip")))
+    re.findall(r"\[(\w+)\]", "\n".join(command for command in COMMANDS + LONG_COMMANDS if command.startswith("pip")))
   )
   assert shown
   assert shown <= set(recorded["extras_require"])
