@@ -88,6 +88,7 @@ class MovingPortrait:
     steady.weigh(weigh_square(picture, framing, tracked.face, pixels.shape, matte), seconds)
     presence = np.float32(tracked.presence)
     framed = encode_square(self._params, steady.picture, framing, tracked.face, presence * steady.weight)
+    framed = framed._replace(presence=float(presence))
     return framed if matte is None else with_person(framed, matte._replace(share=presence * matte.share))
 
   def state(self) -> dict[str, np.ndarray]:

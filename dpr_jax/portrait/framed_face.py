@@ -41,6 +41,7 @@ class FramedFace(NamedTuple):
     matte: which pixels of the photo are the person's; None: nobody has looked.
     person: the shape of the whole person, which follows the light beyond the square, and then `weight` is how much of
       the light's change is the square's; None: the light ends with the weight.
+    presence: 0 to 1: how much of its change of light a face of a film gets, which comes or goes; 1 in a photo.
   """
 
   framing: Framing
@@ -51,6 +52,7 @@ class FramedFace(NamedTuple):
   source_light: Light
   matte: Matte | None = None
   person: "Person | None" = None
+  presence: float = 1.0
 
 
 class Person(NamedTuple):

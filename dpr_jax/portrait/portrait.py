@@ -150,10 +150,18 @@ class Portrait:
     edits, gains = zip(*(self._edit(face, light, exposure) for face in self.faces), strict=True)
     room = None
     if background and backdrop is None:
-      largest = self.largest_face
-      [gain] = (gain for face, gain in zip(self.faces, gains, strict=True) if face is largest)
-      room = background * room_log_ratio(largest.source_light, light, gain)
+      room = background * self._room_log_ratio(light, gains)
     return apply_edits(self.pixels, edits, strength, room, backdrop)
+
+  def _room_log_ratio(self, light: Light, gains: Sequence[float]) -> np.ndarray:
+    """`room_log_ratio` by the light on each face, the mean by their areas, so that in films nothing switches; as far as
+    the faces are present.
+    """
+    presences = np.array([face.presence for face in self.faces], np.float32)
+    areas = np.array([1 / abs(np.linalg.det(face.framing.matrix[:, :2])) for face in self.faces], np.float32)
+    rooms = [room_log_ratio(face.source_light, light, gain) for face, gain in zip(self.faces, gains, strict=True)]
+    weights = (presences + np.float32(1e-6)) * areas
+    return presences.max() * np.tensordot(weights / weights.sum(), np.stack(rooms), 1)
 
   @property
   def has_mattes(self) -> bool:

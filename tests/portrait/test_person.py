@@ -206,6 +206,26 @@ def test_the_room_takes_its_share_and_is_brighter_on_the_lamps_side(encoded):
   assert np.abs(np.diff(smooth, axis=1)).max() < 1
 
 
+def test_the_room_comes_and_goes_with_the_faces_of_a_film(encoded):
+  """And whose light it follows changes as gradually as their sizes do."""
+  light, (face,) = parse_light("right"), encoded.faces
+
+  def room(*faces):
+    made = portrait.Portrait.of_framed({}, encoded.pixels, faces)
+    return made._room_log_ratio(light, [-1.0, -0.9][: len(faces)])
+
+  def grown(factor):
+    return face._replace(framing=face.framing._replace(matrix=face.framing.matrix / factor))
+
+  alone = room(face)
+  np.testing.assert_allclose(room(face._replace(presence=0.25)), alone / 4, atol=1e-6)
+  assert not room(face._replace(presence=0.0)).any()
+  np.testing.assert_allclose(room(face, face._replace(presence=0.0)), alone, atol=1e-5)
+  both = [room(face, grown(factor)).mean() for factor in (0.98, 1.0, 1.02)]
+  assert both[1] == pytest.approx(alone.mean() + 0.05, abs=1e-3)
+  assert max(np.abs(np.diff(both))) < 0.01
+
+
 def test_a_room_takes_the_colour_of_the_light_also_where_nobody_reaches(encoded):
   """Strips of rows above the head have no person in them."""
   warm = tint(parse_light("left"), np.float32([1.5, 0.95, 0.4]))
