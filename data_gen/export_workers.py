@@ -146,7 +146,7 @@ def _start_worker(settings: Settings, lights: LightSource, shown: frozenset[str]
   traced.enable_compilation_cache()
   try:
     _worker = Worker(settings, lights, shown)
-  except (BadInput, MissingSystemLibrary) as error:  # raised here, the pool would only say that it is broken
+  except Exception as error:  # raised here, the pool would only say that it is broken
     _worker = error
     return
   multiprocessing.util.Finalize(None, _worker.close, exitpriority=1)  # a pool's process ends without atexit

@@ -3,7 +3,6 @@
 In the axes and cm of `data_gen.heads.morphable_head`; `data_gen.heads.makehuman` makes their file.
 """
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from data_gen.heads.buffers import OPAQUE
 from data_gen.heads.morphable_head import MorphableHead
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, reason_of
 from dpr_jax.base.input_files import numpy_silenced
 
 HAIR_FILE = "makehuman_hair/hair_on_ict.npz"  # in the folder of the head
@@ -73,8 +72,8 @@ def load_hair(path: Path, head: MorphableHead, names: Iterable[str]) -> dict[str
     raise BadInput(f"{path}: not a file of hair styles: {error.args[0]}") from error
   except BadInput:
     raise
-  except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
-    raise BadInput(f"{path}: cannot be read as hair styles: {error}".splitlines()[0]) from error
+  except Exception as error:  # zipfile, zlib and NumPy's parser of headers answer damage with nearly any exception
+    raise BadInput(f"{path}: cannot be read as hair styles: {reason_of(error)}") from error
   return styles
 
 

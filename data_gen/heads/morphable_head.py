@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpr_jax.base.errors import BadInput
+from dpr_jax.base.errors import BadInput, reason_of
 from dpr_jax.base.input_files import numpy_silenced
 
 HEAD_FILE = "ict_facekit.npz"
@@ -115,8 +115,8 @@ def load_morphable_head(path: str | Path) -> MorphableHead:
     raise
   except KeyError as error:
     raise BadInput(f"{path}: not a morphable head: {error.args[0]}") from error
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise BadInput(f"{path}: cannot be read as a morphable head: {error}".splitlines()[0]) from error
+  except Exception as error:  # zipfile, zlib and NumPy's parser of headers answer damage with nearly any exception
+    raise BadInput(f"{path}: cannot be read as a morphable head: {reason_of(error)}") from error
   _check(path, arrays)
   return _without_hidden_parts(arrays)
 

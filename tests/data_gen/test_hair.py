@@ -1,5 +1,7 @@
 """The file of hair styles: what is read of it, and what is refused."""
 
+import io
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,6 +55,28 @@ def test_a_damaged_style_is_refused_by_name(tmp_path, changes):
   with pytest.raises(BadInput, match="the hair style wig") as caught:
     load_hair(path, HEAD, ["wig"])
   assert str(caught.value) == f"{path}: the hair style wig is damaged"
+
+
+@pytest.mark.parametrize("damage", ["a member's data", "a member's header", "how it is packed"])
+def test_damage_of_any_kind_is_one_line(tmp_path, damage):
+  path = tmp_path / "hair.npz"
+  np.savez_compressed(path, wig_vertices=np.random.default_rng(0).normal(size=(500, 3)))
+  content = bytearray(path.read_bytes())
+  if damage == "a member's data":
+    content[200:240] = bytes([255] * 40)
+  elif damage == "how it is packed":
+    for at in (8, content.index(b"PK\1\2") + 10):  # the method, which zipfile doesn't know then
+      content[at] = 99
+  path.write_bytes(content)
+  if damage == "a member's header":
+    file = io.BytesIO()
+    np.save(file, np.zeros((4, 3)))
+    with zipfile.ZipFile(path, "w") as archive:
+      archive.writestr("wig_vertices.npy", file.getvalue().replace(b"(4, 3)", b"(4, ''"))
+  with pytest.raises(BadInput) as caught:
+    load_hair(path, HEAD, ["wig"])
+  assert str(caught.value).startswith(f"{path}: cannot be read as hair styles: ")
+  assert "\n" not in str(caught.value)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -136,6 +136,12 @@ def test_a_file_that_is_no_head_is_said_to_be_none(tmp_path, model):
   damaged.write_bytes(b"PK\x03\x04 and no more")
   with pytest.raises(BadInput, match="damaged"):
     load_morphable_head(damaged)
+  np.savez_compressed(damaged, neutral=np.random.default_rng(0).normal(size=(500, 3)))
+  content = bytearray(damaged.read_bytes())
+  content[200:240] = bytes([255] * 40)
+  damaged.write_bytes(content)
+  with pytest.raises(BadInput, match=r"damaged\.npz: cannot be read as a morphable head: [^\n]+$"):
+    load_morphable_head(damaged)
   np.savez(tmp_path / "other.npz", neutral=np.zeros((3, 3)))
   with pytest.raises(BadInput, match="identity"):
     load_morphable_head(tmp_path / "other.npz")

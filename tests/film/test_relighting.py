@@ -633,8 +633,12 @@ def test_a_folder_that_is_nobodys_is_not_used(film, out, note):
 def test_a_state_that_cannot_be_read(long_film, out):
   with pytest.raises(Killed):
     relight_film(StandIn(), killed_at(150, []), long_film, out)
-  (parts_folder(out) / "00000000.npz").write_bytes(b"PK\3\4 what a disk made of it")
-  assert refusal(long_film, out) == f"{out}.parts: damaged; remove the folder, or --overwrite discards it"
+  state = parts_folder(out) / "00000000.npz"
+  packed = bytearray(state.read_bytes())
+  packed[packed.index(b"PK\1\2") + 10] = packed[8] = 99  # a way to pack that zipfile doesn't know
+  for content in (packed, b"PK\3\4 what a disk made of it"):
+    state.write_bytes(content)
+    assert refusal(long_film, out) == f"{out}.parts: damaged; remove the folder, or --overwrite discards it"
 
 
 # Bad input.
