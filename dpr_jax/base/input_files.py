@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,13 +53,17 @@ def read_text(path: str | os.PathLike, most: int = NOTE_BYTES, encoding: str = "
   return read_bytes(path, most).decode(encoding)
 
 
+_alone = threading.RLock()  # which warnings are shown is a matter of the whole process
+
+
 @contextlib.contextmanager
 def numpy_silenced() -> Iterator[None]:
   """Keeps NumPy from warning of what a file holds: a header that Python 2 wrote, numbers that float32 does not.
 
   Numbers that are too large become infinite, NaNs that signal quiet ones; whoever reads a file refuses them as such.
+  One thread at a time.
   """
-  with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+  with _alone, warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
     warnings.simplefilter("ignore", UserWarning)
     yield
 

@@ -1,6 +1,7 @@
 """Relighting for many people at once: weights, a face finder and encoded photos, held once for a whole server."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import threading
@@ -111,10 +112,9 @@ class RelightService:
     return self
 
   def __exit__(self, *exception) -> None:
-    self._finder.close()
-    for relighter in self._relighters.values():
-      relighter.close()
-    self._decoders.close()
+    with contextlib.ExitStack() as stack:  # closes the others, too, where one cannot be closed
+      for each in (self._decoders, *self._relighters.values(), self._finder):
+        stack.callback(each.close)
 
   def count_faces(self, path: str | os.PathLike) -> int:
     """How many faces a photo has.

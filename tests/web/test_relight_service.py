@@ -49,12 +49,18 @@ def leans_left(pixels):
   return left.mean() / right.mean()
 
 
-def test_it_closes_what_it_opened(monkeypatch):
+def test_it_closes_what_it_opened_though_one_of_them_fails(monkeypatch):
   closed = []
-  monkeypatch.setattr(relight_service.Relighter, "close", lambda relighter: closed.append(relighter.weights))
-  with RelightService(("default",)):
-    pass
+
+  def close(relighter):
+    closed.append(relighter.weights)
+    raise OSError("its model is gone")
+
+  monkeypatch.setattr(relight_service.Relighter, "close", close)
+  with pytest.raises(OSError, match="its model is gone"), RelightService(("default",)) as service:
+    assert service._decoders._idle
   assert closed == ["default"]
+  assert not service._decoders._idle
 
 
 # What is asked of it.
