@@ -58,7 +58,7 @@ _WEIGHTS = flags.DEFINE_string("weights", "official-512", "the network of --ligh
 _LIGHT_PRIOR = flags.DEFINE_string(
   "light_prior",
   None,
-  "a folder of lights, text files of 9 or 3 x 9 SH numbers, or .hdr and .exr maps; default: built in",
+  "a folder of lights, text files of 9 or 3 x 9 SH numbers, or .hdr, .exr and .pic maps; default: built in",
 )
 _LIGHT_NAMES = flags.DEFINE_string("light_names", None, "a text file of names, one a line: use only these lights")
 _LIGHT_CONVENTION = flags.DEFINE_string("light_convention", "bip", "of text files in --light_prior: bip or dpr")

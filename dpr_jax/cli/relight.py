@@ -29,8 +29,8 @@ _LIGHT = flags.DEFINE_multi_string(
   [],
   "left, right, top, bottom, left-top, rembrandt, ...; or azimuth,elevation[,fill[,size]]: degrees to the image's left "
   "and up from the camera, the fill's light over the lamp's (0 to 4), and the lamp's diameter in degrees (0.5 to 60); "
-  "or a text file of 9 SH numbers, or of 27 in colour; or a .hdr or .exr environment map; or a photo whose light is "
-  "transferred. Left is the viewer's left. With --grid it may be given several times",
+  "or a text file of 9 SH numbers, or of 27 in colour; or a .hdr, .exr or .pic environment map; or a photo whose light "
+  "is transferred. Left is the viewer's left. With --grid it may be given several times",
 )
 _OUT = flags.DEFINE_string("out", None, "where to write: a file, or a folder if --image is one")
 _STRENGTH = flags.DEFINE_float("strength", 1.0, "0 leaves the photo as it is, 1 is the light as asked for, up to 3")
@@ -53,7 +53,8 @@ _BACKGROUND = flags.DEFINE_float(
 _REPLACE_BACKGROUND = flags.DEFINE_string(
   "replace_background",
   None,
-  "a picture, or a .hdr or .exr environment map, to put the persons before; by a map they are lit where no --light is",
+  "a picture, or a .hdr, .exr or .pic environment map, to put the persons before; by a map they are lit where no "
+  "--light is given",
 )
 _PASSES = flags.DEFINE_bool(
   "passes", False, "write matte, normals, depth, shading and shadow beside --out, as PNGs of 16 bits"

@@ -227,7 +227,7 @@ class _Handlers:
     face,
   ) -> tuple[Path, Wish, str, int | None]:
     if kind == MAP and environment is None:
-      raise BadInput("upload an environment map first (.hdr or .exr)")
+      raise BadInput("upload an environment map first (.hdr, .exr or .pic)")
     if kind == PORTRAIT and reference is None:
       raise BadInput("upload the portrait whose light you want first")
     wish = Wish(
@@ -291,7 +291,7 @@ def build(service: RelightService, folder: UploadFolder, example: Path) -> gr.Bl
           kind = gr.Radio([LAMP, EVEN, MAP, PORTRAIT], value=LAMP, label="Light from", elem_id="kind")
           environment = uploads_alone(
             gr.File(
-              label="Environment map (.hdr, .exr)",
+              label="Environment map (.hdr, .exr, .pic)",
               file_types=list(ENVIRONMENT_SUFFIXES),
               height=110,
               elem_id="environment",
