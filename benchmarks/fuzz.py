@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -309,6 +310,18 @@ def _pickles() -> list[bytes]:
   return [pickle.dumps(array, 2), pickle.dumps({"a": array, "b": {"c": array.astype(np.int64)}}, 2)]
 
 
+def _hair_styles() -> list[bytes]:
+  style = {"vertices": np.eye(3), "faces": np.int32([[0, 1, 2]]), "uv": np.eye(3)[:, :2]}
+  style |= {"face_uv": style["faces"], "bind": np.int32([0, 1, 2])}
+  arrays = {f"wig_{name}": array for name, array in style.items()}
+  return [_written(".npz", lambda path, save=save: save(path, **arrays)) for save in (np.savez, np.savez_compressed)]
+
+
+def _film_states() -> list[bytes]:
+  state = {"time": np.array(1.5), "numbers": np.arange(2), "frames_done": np.array(100)}
+  return [_written(".npz", lambda path, save=save: save(path, **state)) for save in (np.savez, np.savez_compressed)]
+
+
 def _configs() -> list[bytes]:
   from dpr_jax.train.checkpoints import as_json
   from dpr_jax.train.config import TrainingConfig
@@ -383,6 +396,22 @@ def _read_pickle(path: Path) -> None:
   read_numpy_pickle(path)
 
 
+def _read_hair(path: Path) -> None:
+  from data_gen.heads.hair import load_hair
+
+  load_hair(path, types.SimpleNamespace(file_vertex=np.arange(3)), ["wig"])
+
+
+def _read_film_state(path: Path) -> None:
+  from dpr_jax.film.parts import Parts
+
+  folder = path.parent / "parts"
+  folder.mkdir(exist_ok=True)
+  (folder / "00000000.mp4").touch()
+  (folder / "00000000.npz").write_bytes(path.read_bytes())
+  Parts(folder).restore(types.SimpleNamespace(restore=lambda state: [state["time"], state["numbers"].tolist()]))
+
+
 def _read_config(path: Path) -> None:
   from dpr_jax.train import checkpoints as training_checkpoints
   from dpr_jax.train.config import TrainingConfig
@@ -409,6 +438,8 @@ READERS = {
   "pth": Reader(".pth", lambda: [_as_zipped_weights(_pickled_tensor(b""))], _read_weights),
   "pickle in a pth": Reader(".pth", lambda: [_pickled_tensor(b"")], _read_weights, _as_zipped_weights),
   "pickle": Reader(".pkl", _pickles, _read_pickle),
+  "hair": Reader(".npz", _hair_styles, _read_hair),
+  "film state": Reader(".npz", _film_states, _read_film_state),
   "config": Reader(".json", _configs, _read_config),
 }
 

@@ -52,7 +52,8 @@ def load_hair(path: Path, head: MorphableHead, names: Iterable[str]) -> dict[str
   number[head.file_vertex] = np.arange(len(head.file_vertex))
   styles = {}
   try:
-    with numpy_silenced(), np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as stream, numpy_silenced(), np.load(stream, allow_pickle=False) as file:
       for name in names:
         vertices, triangles = file[f"{name}_vertices"].astype(np.float64), file[f"{name}_faces"].astype(np.int32)
         uv, uv_triangles = file[f"{name}_uv"].astype(np.float32), file[f"{name}_face_uv"].astype(np.int32)
