@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from dpr_jax.base.native_libraries import is_installed
 from dpr_jax.image.photo import Photo
 from dpr_jax.image.photo_writing import write_photo
 from dpr_jax.light import sh
@@ -325,7 +326,8 @@ def test_a_picture_covers_the_photo(tmp_path):
 
 
 def test_mediapipes_segmenter_sees_the_astronaut(shared, monkeypatch, capfd):
-  pytest.importorskip("mediapipe")
+  if not is_installed("mediapipe"):
+    pytest.skip("MediaPipe (extra `mediapipe`) is not installed")
   monkeypatch.setenv("DPR_ASSETS", str(shared("models/selfie_segmentation.tflite").parent))
   segmenter = person.open_segmenter()
   likely = segmenter.people(data.astronaut())
