@@ -560,6 +560,8 @@ input_pipeline.BatchIterator.__next__ = draw_or_fail
 @pytest.mark.slow
 def test_two_processes_train_stop_together_and_resume(dataset, tmp_path):
   config = tiny(dataset, num_steps=400, log_every=1, sample_every=400, evaluate_every=400, save_every=400)
+  # Adam makes full steps of rounding errors where a parameter has no gradient: short ones, so that losses stay close.
+  config.optimizer.learning_rate = config.optimizer.discriminator_learning_rate = 1e-5
   both, one = tmp_path / "both", tmp_path / "one"
   running = start_two(config, both)
   while not (both / "metrics.jsonl").exists() or len(lines(both)) < 3:
