@@ -11,6 +11,7 @@ import numpy as np
 from data_gen.heads import portraits
 from data_gen.heads.environments import Environment
 from data_gen.heads.portraits import Surface, View
+from data_gen.rasterize import rasterize
 from dpr_jax.base.native_libraries import import_native
 from dpr_jax.light import light as light_module
 from dpr_jax.light import sh
@@ -185,34 +186,8 @@ def sees(points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, toward
   scale = np.float32((_MAP_SIDE - 5) / max(float((high - low).max()), 1e-3))
   mesh[:, :2] = (mesh[:, :2] - low) * scale + 2
   flat[:, :2] = (flat[:, :2] - low) * scale + 2
-  depth = np.full((_MAP_SIDE, _MAP_SIDE), -np.inf, np.float32)
-  _nearest(mesh, triangles, depth)
+  _, depth = rasterize(mesh, triangles, np.zeros((len(mesh), 0)), _MAP_SIDE, _MAP_SIDE)
   return _compare(flat, depth, np.float32(_BIAS))
-
-
-@numba.njit(cache=True, nogil=True)
-def _nearest(vertices, triangles, depth):
-  height, width = depth.shape
-  for t in range(len(triangles)):
-    i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-    x0, y0, z0 = vertices[i, 0], vertices[i, 1], vertices[i, 2]
-    x1, y1, z1 = vertices[j, 0], vertices[j, 1], vertices[j, 2]
-    x2, y2, z2 = vertices[k, 0], vertices[k, 1], vertices[k, 2]
-    left = int(max(np.ceil(min(x0, x1, x2)), 0))
-    right = int(min(np.floor(max(x0, x1, x2)), width - 1))
-    top = int(max(np.ceil(min(y0, y1, y2)), 0))
-    bottom = int(min(np.floor(max(y0, y1, y2)), height - 1))
-    for y in range(top, bottom + 1):
-      for x in range(left, right + 1):
-        a0 = (x1 - x) * (y2 - y) - (x2 - x) * (y1 - y)
-        a1 = (x2 - x) * (y0 - y) - (x0 - x) * (y2 - y)
-        a2 = (x0 - x) * (y1 - y) - (x1 - x) * (y0 - y)
-        area = a0 + a1 + a2
-        if area == 0 or min(a0, a1, a2) < 0 < max(a0, a1, a2):
-          continue
-        z = (a0 * z0 + a1 * z1 + a2 * z2) / area
-        if z > depth[y, x]:
-          depth[y, x] = z
 
 
 @numba.njit(cache=True, nogil=True)
