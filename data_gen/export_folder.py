@@ -258,9 +258,13 @@ def holds_dataset(path: Path, settings: Settings) -> bool:
 
 def _clear(path: Path) -> None:
   """Removes what a finished export has left beside its dataset."""
+  _remove_lock(path)
+  shutil.rmtree(path / _DONE, ignore_errors=True)  # the same command, given once more, may have been first
+
+
+def _remove_lock(path: Path) -> None:
   with contextlib.suppress(OSError):  # none, or on Windows, where it goes when it is released
     (path / _LOCK).unlink()
-  shutil.rmtree(path / _DONE, ignore_errors=True)  # the same command, given once more, may have been first
 
 
 @contextlib.contextmanager
@@ -282,7 +286,11 @@ def open_folder(path: Path, settings: Settings, shards: Sequence[Shard], **more:
       path.mkdir(parents=True, exist_ok=True)
       _check_free(path)  # nothing is written into a folder of something else
       stack.enter_context(claimed(path / _LOCK, f"{path}: another export is filling it"))
-      _check_free(path)  # another export may have finished meanwhile
+      try:
+        _check_free(path)  # another export may have finished meanwhile
+      except BadInput:
+        _remove_lock(path)
+        raise
       shutil.rmtree(path / _DONE, ignore_errors=True)
       work.mkdir(exist_ok=True)
     except OSError as error:

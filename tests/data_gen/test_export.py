@@ -281,7 +281,7 @@ def test_one_that_comes_while_another_finishes_leaves_its_dataset_alone(undistur
   monkeypatch.setattr(export_folder, "claimed", claimed_late)
   with pytest.raises(BadInput, match="holds a finished dataset"), open_folder(tmp_path, SMALL, shards):
     pass
-  assert sorted(set(os.listdir(tmp_path)) - {".lock"}) == sorted(os.listdir(undisturbed))
+  assert contents(tmp_path) == contents(undisturbed)
 
 
 def test_two_may_remove_what_is_left_at_the_end(tmp_path, monkeypatch):
