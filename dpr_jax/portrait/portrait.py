@@ -160,7 +160,7 @@ class Portrait:
     presences = np.array([face.presence for face in self.faces], np.float32)
     areas = np.array([1 / abs(np.linalg.det(face.framing.matrix[:, :2])) for face in self.faces], np.float32)
     rooms = [room_log_ratio(face.source_light, light, gain) for face, gain in zip(self.faces, gains, strict=True)]
-    weights = (presences + np.float32(1e-6)) * areas
+    weights = (presences + np.float32(1e-6)) * areas  # a mean also where all of them are only coming
     return presences.max() * np.tensordot(weights / weights.sum(), np.stack(rooms), 1)
 
   @property

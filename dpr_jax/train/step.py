@@ -306,7 +306,10 @@ def train_step(
     (total, batch_stats), metrics = jax.lax.scan(
       add,
       (zeros, state.batch_stats),
-      (_microbatches(views, config.accumulate, mesh), faces and _microbatches(faces, config.accumulate, mesh)),
+      (
+        _microbatches(views, config.accumulate, mesh),
+        None if faces is None else _microbatches(faces, config.accumulate, mesh),
+      ),
       # Inside a loop XLA's CPU compiler has no fast kernel for the gradients of the discriminator's convolutions.
       unroll=mesh.devices.flat[0].platform == "cpu",
     )
