@@ -7,9 +7,11 @@ dpr-jax app --host=0.0.0.0 --allowed_hosts=relight.example.org --max_megapixels=
 The page listens on this machine alone unless --host says otherwise. It needs Gradio: pip install "dpr_jax[app]".
 """
 
+import contextlib
 import importlib.util
 import signal
-import threading
+import socket
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -52,10 +54,8 @@ def main() -> None:
   from dpr_jax.web.service import RelightService
 
   traced.enable_compilation_cache()
-  stop = threading.Event()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: stop.set())
   with (
+    _stop_signals() as stop,
     RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000, _FACE_FINDER.value) as service,
     web_app.serving(
       service,
@@ -68,4 +68,22 @@ def main() -> None:
     ) as address,
   ):
     print(f"serving at {address}", flush=True)
-    stop.wait()
+    stop.recv(1)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[socket.socket]:
+  """Yields a socket from which a byte can be read as soon as SIGINT or SIGTERM has come.
+
+  The system may hand a signal to any thread, and Python then leaves a main thread that waits for an event asleep.
+  """
+  stop, reached = socket.socketpair()
+  with stop, reached:
+    reached.setblocking(False)
+    signal.set_wakeup_fd(reached.fileno())
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, lambda *_: None)
+    try:
+      yield stop
+    finally:
+      signal.set_wakeup_fd(-1)
