@@ -7,17 +7,17 @@ dpr-jax app --host=0.0.0.0 --allowed_hosts=relight.example.org --max_megapixels=
 The page listens on this machine alone unless --host says otherwise. It needs Gradio: pip install "dpr_jax[app]".
 """
 
-import contextlib
 import importlib.util
 import signal
-import socket
-from collections.abc import Iterator
+import time
 
 from absl import flags
 
 from dpr_jax.base.errors import BadInput
 
 EXTRA = "app"  # of the package, which brings what this command imports
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_SECONDS = 0.5
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at; 0.0.0.0 is reached from other machines")
 _PORT = flags.DEFINE_integer("port", None, "where to listen; default: the first free one from 7860 on")
@@ -54,8 +54,8 @@ def main() -> None:
   from dpr_jax.web.service import RelightService
 
   traced.enable_compilation_cache()
+  stop = _note_stop_signals()
   with (
-    _stop_signals() as stop,
     RelightService(tuple(_WEIGHTS.value), _MAX_MEGAPIXELS.value * 1_000_000, _FACE_FINDER.value) as service,
     web_app.serving(
       service,
@@ -68,22 +68,20 @@ def main() -> None:
     ) as address,
   ):
     print(f"serving at {address}", flush=True)
-    stop.recv(1)
+    _wait_for(stop)
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[socket.socket]:
-  """Yields a socket from which a byte can be read as soon as SIGINT or SIGTERM has come.
+def _note_stop_signals() -> list[int]:
+  """A list to which SIGINT and SIGTERM are added as they come."""
+  noted: list[int] = []
+  for number in _STOP_SIGNALS:
+    signal.signal(number, lambda number, _: noted.append(number))
+  return noted
 
-  The system may hand a signal to any thread, and Python then leaves a main thread that waits for an event asleep.
-  """
-  stop, reached = socket.socketpair()
-  with stop, reached:
-    reached.setblocking(False)
-    signal.set_wakeup_fd(reached.fileno())
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, lambda *_: None)
-    try:
-      yield stop
-    finally:
-      signal.set_wakeup_fd(-1)
+
+def _wait_for(noted: list[int]) -> None:
+  """Returns once a signal has been noted; a second one ends the process at once."""
+  while not noted:
+    time.sleep(_LOOK_SECONDS)  # a signal that the system hands to another thread ends no sleep of this one
+  for number in _STOP_SIGNALS:
+    signal.signal(number, signal.SIG_DFL)
