@@ -1,7 +1,7 @@
 """How much a relit film flickers, with and without smoothing, what a frame costs, and whether memory grows.
 
   python benchmarks/video_flicker.py
-  python benchmarks/video_flicker.py --weights=default --moving
+  python benchmarks/video_flicker.py --weights=default --moving --background=0.5
 
 The clip is a still photo with a camera's noise (4 gray levels) and a hand's shake (0.3 pixels), both seeded; with
 `--moving` the camera moves by and zooms in as well. Without smoothing, every frame is relit as a photo of its own.
@@ -9,7 +9,8 @@ Changes are from frame to frame, at the same places of the photo, in gray levels
 the relit film; of the difference between the two, which is what relighting adds or takes; and of that difference in
 blocks of 12 pixels, where noise and shake average out and what is left is what an eye sees flicker. The last one is
 also taken in blocks of 4 pixels along the outline of the hair (`hair`), with MediaPipe's segmenter, where a matte
-crawls. Memory is that of the whole process while `relight_film` writes a longer clip, at a smaller square.
+crawls, and in blocks of 12 pixels where nobody is (`room`), which takes a share of the light with `--background`.
+Memory is that of the whole process while `relight_film` writes a longer clip, at a smaller square.
 """
 
 import argparse
@@ -66,8 +67,8 @@ def clip_frames(frames: int, moving: bool = False) -> Iterator[np.ndarray]:
     yield np.clip(np.rint(shaken + rng.normal(0, _NOISE, shaken.shape)), 0, 255).astype(np.uint8)
 
 
-def hair_outline(finder: FaceFinder, segmenter: Segmenter) -> np.ndarray:
-  """The pixels of the photo along the outline of the head above the chin, `[H, W]` bool."""
+def outlines(finder: FaceFinder, segmenter: Segmenter) -> tuple[np.ndarray, np.ndarray]:
+  """The pixels of the photo along the outline of the head above the chin, and those away from the person, `[H, W]`."""
   face = finder.find(_PHOTO)[0]
   matte = find_person(segmenter, _PHOTO, face, frame_face(face, 256))
   alpha = cv2.warpAffine(matte.alpha, matte.matrix, _PHOTO.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
@@ -75,13 +76,17 @@ def hair_outline(finder: FaceFinder, segmenter: Segmenter) -> np.ndarray:
   person = (alpha > 0.5).astype(np.uint8)
   outline = cv2.dilate(person, reach) > cv2.erode(person, reach)
   outline[int(face.landmarks[OVAL].max(axis=0)[1]) :] = False
-  return outline
+  return outline, cv2.dilate(np.float32(alpha > 0), np.ones((2 * _BLOCK, 2 * _BLOCK), np.uint8)) == 0
 
 
 def changes(
-  source: list[np.ndarray], relit: list[np.ndarray], face: np.ndarray, hair: np.ndarray | None, moving: bool
+  source: list[np.ndarray],
+  relit: list[np.ndarray],
+  face: np.ndarray,
+  around: tuple[np.ndarray, np.ndarray] | None,
+  moving: bool,
 ) -> list[float]:
-  """The columns of changes; `face` and `hair` are `[H, W]` bool."""
+  """The columns of changes; `face` `[H, W]` bool, `around` from `outlines`."""
 
   def in_photo(frames: list[np.ndarray]) -> np.ndarray:
     size, flags = _PHOTO.shape[1::-1], cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
@@ -89,6 +94,8 @@ def changes(
     laid = [cv2.warpAffine(frame, camera(k, moving), size, flags=flags) for k, frame in enumerate(gray)]
     return np.stack(laid[_SETTLING:])
 
+  shown = in_photo([np.full(frame.shape, 255, np.uint8) for frame in source]).min(axis=0) > 254  # by every frame
+  shown = cv2.erode(np.uint8(shown), np.ones((_BLOCK, _BLOCK), np.uint8), borderValue=0) > 0
   source, relit = in_photo(source), in_photo(relit)
   share = cv2.blur(face.astype(np.float32), (_BLOCK, _BLOCK))
   middles = np.zeros_like(face)
@@ -105,19 +112,26 @@ def changes(
     change(relit, face),
     change(relit - source, face),
     change(blocks, middles & (share > 0.99)),
-    np.nan if hair is None else change(fine, hair),
+    np.nan if around is None else change(fine, around[0]),
+    np.nan if around is None else change(blocks, middles & around[1] & shown),
   ]
 
 
 def measure_flicker(
-  params, finder: FaceFinder, segmenter: Segmenter | None, size: int, frames: int, moving: bool
+  params,
+  finder: FaceFinder,
+  segmenter: Segmenter | None,
+  size: int,
+  frames: int,
+  moving: bool,
+  background: float,
 ) -> None:
   """Prints the table of flicker and time."""
   light = parse_light("left")
   clip = list(clip_frames(frames, moving))
   outline = finder.find(_PHOTO)[0].landmarks[OVAL]
   face = cv2.fillConvexPoly(np.zeros(_PHOTO.shape[:2], np.uint8), np.round(outline).astype(np.int32), 1) > 0
-  hair = segmenter and hair_outline(finder, segmenter)
+  around = segmenter and outlines(finder, segmenter)
   ways: dict[str, Callable[[int, np.ndarray], Portrait]] = {}
 
   def add(name: str, segmenter: Segmenter | None) -> None:
@@ -129,17 +143,17 @@ def measure_flicker(
   add("head", None)
   if segmenter is not None:
     add("person", segmenter)
-  columns = ("", "source", "relit", "relit - source", "the same in blocks", "hair", "s a frame", "CPU s")
+  columns = ("", "source", "relit", "relit - source", "the same in blocks", "hair", "room", "s a frame", "CPU s")
   print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
   for name, see in ways.items():
     relit, seconds, busy = [], [], []
     for k, frame in enumerate(clip):
       start, used = time.perf_counter(), time.process_time()
-      relit.append(see(k, frame).relight(light))
+      relit.append(see(k, frame).relight(light, background=background))
       seconds.append(time.perf_counter() - start)
       busy.append(time.process_time() - used)
     medians = [float(np.median(each)) for each in (seconds, busy)]
-    cells = [f"{value:.2f}" for value in (*changes(clip, relit, face, hair, moving), *medians)]
+    cells = [f"{value:.2f}" for value in (*changes(clip, relit, face, around, moving), *medians)]
     print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -179,6 +193,7 @@ def main() -> None:
   parser.add_argument("--face_finder", choices=FACE_FINDERS, help="as for relight.py")
   parser.add_argument("--frames", type=int, default=40)
   parser.add_argument("--moving", action="store_true", help="let the camera move")
+  parser.add_argument("--background", type=float, default=0.0, help="as for relight.py")
   parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
   arguments = parser.parse_args()
   traced.enable_compilation_cache()
@@ -187,7 +202,7 @@ def main() -> None:
   print(f"{arguments.weights} at {size}, {arguments.frames} frames, {platform.machine()}, {os.cpu_count()} cores\n")
   with open_face_finder(arguments.face_finder) as finder:
     segmenter = open_segmenter() if finder.name == "mediapipe" else None
-    measure_flicker(params, finder, segmenter, size, arguments.frames, arguments.moving)
+    measure_flicker(params, finder, segmenter, size, arguments.frames, arguments.moving, arguments.background)
     if arguments.memory:
       measure_memory(params, finder, segmenter)
 
