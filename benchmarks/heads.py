@@ -14,6 +14,9 @@ colours of the head. A target light is told (by its lamps, or as nine numbers to
 the network's own estimate from the true picture of the same head, or of another one, under that light. Every relit
 picture keeps the key of the source, as the program does.
 
+What is left of the old light is asked where a cheek is at least 1.4 times as bright as the other one under a lamp or a
+map: the share of that difference, in stops, that remains under the preset `flat`.
+
 PSNR is that of sRGB over the face, si-MSE x 1000 and L1 those of L / 100. `true shape` multiplies by the ratio of the
 shadings of the exact normals and depth under the exact lights, as training has it: what a network could reach by shape
 and light alone. Rendering takes most of the time; `--scenes` keeps what was rendered.
@@ -51,6 +54,7 @@ from dpr_jax.network.weights import load_params
 from dpr_jax.portrait.face_finders import FACE_FINDERS, open_face_finder
 from dpr_jax.portrait.faces import FaceFinder, Framing
 from dpr_jax.portrait.landmark_mesh import mesh_surface
+from dpr_jax.portrait.lights import parse_light
 from dpr_jax.portrait.relighting import decode_luminance, encode_luminance
 from dpr_jax.train import metrics
 
@@ -59,6 +63,8 @@ STYLES = "held out"
 TOLD, SAME, OTHER = "told", "transfer, same head", "transfer, another"
 # Of L of Lab of the bare skin.
 TONES = {"dark": (0, 45), "middle": (45, 60), "light": (60, 101)}
+_CHEEKS, _CHEEK_RADIUS = (50, 280), 0.16  # of the landmarks, in shares of the distance of the outer corners of the eyes
+_SIDE_LIT = 0.35  # in natural logarithms
 _KEY = 0.5  # linear luminance of the bright side of the lightest skin
 _SEED = 0
 
@@ -289,14 +295,38 @@ def angle_between(normal: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
   return float(np.degrees(np.arccos(np.clip((normal * truth).sum(axis=-1)[known], -1, 1))).mean())
 
 
-def evaluate(method: Method, scenes: Sequence[Scene]) -> dict[str, list[dict]]:
+def find_cheeks(finder: FaceFinder, scene: Scene) -> list[np.ndarray]:
+  """The pixels of both cheeks, `[S, S]` bool each, as far as they are the face's; none where one is not to be seen."""
+  faces = finder.find(scene.pictures["soft"])
+  if not faces:
+    return []
+  landmarks = faces[0].landmarks
+  radius = _CHEEK_RADIUS * np.linalg.norm(landmarks[33] - landmarks[263])
+  down, right = np.mgrid[: len(scene.mask), : len(scene.mask)] + 0.5
+  discs = [np.hypot(right - x, down - y) < radius for x, y in landmarks[list(_CHEEKS)]]
+  return [disc & scene.mask for disc in discs] if all(scene.mask[disc].mean() > 0.5 for disc in discs) else []
+
+
+def unevenness(lightness: np.ndarray, cheeks: Sequence[np.ndarray]) -> float:
+  """By how much the first cheek is brighter than the second one, of L / 100; a natural logarithm."""
+  first, second = (float(np.median(color.luminance_of_lightness(lightness[cheek]))) for cheek in cheeks)
+  return float(np.log(max(first, 1e-4)) - np.log(max(second, 1e-4)))
+
+
+def evaluate(method: Method, scenes: Sequence[Scene], cheeks: Sequence[Sequence[np.ndarray]]) -> dict[str, list[dict]]:
   """All pictures of all heads put into all target lights.
+
+  Args:
+    method: what relights.
+    scenes: the heads.
+    cheeks: of each, from `find_cheeks`.
 
   Returns:
     `relit`: a row for each with `id`, `lightness`, `source`, `target`, `named` and `scores`; `seen`: a row for each
-    source picture with `source`, `normal` and `light`, degrees of error.
+    source picture with `source`, `normal` and `light`, degrees of error; `flat`: a row for each that is lit from the
+    side, with `source` and `left`, the share of the cheeks' difference that is left under even light.
   """
-  rows = {"relit": [], "seen": []}
+  rows = {"relit": [], "seen": [], "flat": []}
   passed_on = {}
   for index, scene in enumerate(scenes):
     for kind in KINDS:
@@ -311,6 +341,11 @@ def evaluate(method: Method, scenes: Sequence[Scene]) -> dict[str, list[dict]]:
       rows["seen"].append(about | {"normal": normal, "light": float(angle)})
       if seen.relight is None:
         continue
+      if cheeks[index] and source != "soft":
+        own = color.lightness_of_luminance(luminance_of(scene.pictures[source]))
+        before, after = (unevenness(each, cheeks[index]) for each in (own, seen.relight(parse_light("flat"))))
+        if abs(before) > _SIDE_LIT:
+          rows["flat"].append(about | {"left": abs(after / before)})
       for target in KINDS:
         name = f"{target} target"
         named = {TOLD: scene.lights[name], SAME: passed_on[index, target]}
@@ -366,6 +401,20 @@ def report(results: Mapping[str, Mapping[str, list[dict]]]) -> None:
     if any(cell != "nan" for cell in cells):
       lines.append([name, *(cell.replace("nan", "-") for cell in cells)])
   _print_table(["", *(f"{what}, {kind}" for what in ("normals", "light") for kind in KINDS)], lines)
+  _report_flat(results)
+
+
+def _report_flat(results: Mapping[str, Mapping[str, list[dict]]]) -> None:
+  print("## What is left of the difference of the cheeks under `flat`: mean, median (pictures)\n")
+  lines = []
+  for name, result in results.items():
+    cells = []
+    for source in KINDS[1:]:
+      left = [row["left"] for row in result["flat"] if row["source"] == source]
+      cells.append(f"{np.mean(left):.2f}, {np.median(left):.2f} ({len(left)})" if left else "-")
+    if result["flat"]:
+      lines.append([name, *cells])
+  _print_table(["", *KINDS[1:]], lines)
 
 
 def _print_table(titles: list[str], rows: list[list]) -> None:
@@ -416,8 +465,9 @@ def main() -> None:
   with open_face_finder(arguments.face_finder) as finder:
     baselines = {"identity": identity, "true shape": true_shape, f"mesh of {finder.name}": mesh(finder)}
     networks = {name: network(name, finder) for name in arguments.weights}
+    cheeks = [find_cheeks(finder, scene) for scene in scenes]
     for name, method in (baselines | networks).items():
-      results[name] = evaluate(method, scenes)
+      results[name] = evaluate(method, scenes, cheeks)
     report(results)
     if arguments.sheet:
       shown = {"true shape": true_shape} | networks

@@ -91,12 +91,28 @@ def scene():
 
 
 def test_true_shape_relights_a_ball_and_identity_does_not(scene):
-  result = benchmark.evaluate(benchmark.true_shape, [scene])
+  result = benchmark.evaluate(benchmark.true_shape, [scene], [[]])
   assert len(result["relit"]) == 9
   assert benchmark.mean(result["relit"], "psnr") > 38
   assert benchmark.mean(result["seen"], "normal") == pytest.approx(0, abs=0.1)
   assert benchmark.mean(result["seen"], "light") == pytest.approx(0, abs=1e-3)
-  assert benchmark.mean(benchmark.evaluate(benchmark.identity, [scene])["relit"], "psnr") < 30
+  assert benchmark.mean(benchmark.evaluate(benchmark.identity, [scene], [[]])["relit"], "psnr") < 30
+
+
+def test_the_true_shape_makes_cheeks_even_and_identity_leaves_them(scene):
+  cheeks = [np.zeros((48, 48), bool) for _ in range(2)]
+  cheeks[0][20:28, 12:16], cheeks[1][20:28, 32:36] = True, True
+  side = studio_light(Direction(60, 0, 0.3))
+  shading = benchmark._shading(scene, light_module.with_lamps(side, 4))
+  gray = benchmark.srgb.from_linear(0.4 * shading / np.percentile(shading[scene.mask], 90))
+  lit = scene._replace(
+    pictures=scene.pictures | {"lamp": np.repeat(gray[..., None], 3, axis=-1)},
+    lights=scene.lights | {"lamp": light_module.with_lamps(side, 4)},
+  )
+  for method, left in ((benchmark.true_shape, 0), (benchmark.identity, 1)):
+    rows = benchmark.evaluate(method, [lit], [cheeks])["flat"]
+    assert [row["source"] for row in rows] == ["lamp"]  # the other pictures are lit from the front
+    assert rows[0]["left"] == pytest.approx(left, abs=0.03)
 
 
 def test_what_is_as_it_was_has_no_error(scene):
