@@ -17,6 +17,9 @@ Networks see the crop in the place where CelebA-HQ's framing would have it. A ta
 - `ambient 0.3`: by direction, for published networks only: the nine numbers of `sh.directional`, which suit them best.
 - `transfer`: the estimate of the network itself, averaged over six other subjects under that flash.
 
+What is left of the old light is asked of the photos under flashes from 35 degrees of azimuth on: the share of the
+difference between the cheeks, beyond that under the flash at the camera, that remains under even light.
+
 By direction our network keeps the key of the photo; by transfer the picture is as bright as the estimate says.
 
 Scores are those of L / 100 over an ellipse on the face: si-MSE x 1000, SSIM after the same scaling, L1 without any
@@ -61,6 +64,7 @@ TARGETS = (
   *("A-070E+00", "A-050E+00", "A-035E+15", "A-020E+10", "A+020E+10", "A+035E+15", "A+050E+00", "A+070E+00"),
   *("A+000E+45", "A+000E-20", "A+035E+65", "A-035E+65", "A+035E-20", "A-035E-20"),
 )
+FROM_THE_SIDE = (*TARGETS[:3], *TARGETS[5:8], *TARGETS[-2:])
 # For each score how it is titled and written.
 SCORES = {
   "si_mse": ("si-MSE x 1000", ".2f"),
@@ -78,6 +82,7 @@ _FLASH_SIZE = 5.0  # degrees
 _AMBIENT = 0.3
 _OTHERS = 6  # subjects whose estimates are averaged
 _LEAST_AZIMUTH = 20  # of lights whose side is asked for
+_CHEEKS = np.s_[104:132, 34:58], np.s_[104:132, 110:134]  # of the crop, in which eyes lie at the same places
 _MOST_STOPS = 6.0  # by which a baseline's ratio image is made brighter or darker
 
 _Y, _X = np.mgrid[:_HEIGHT, :_WIDTH]
@@ -118,12 +123,12 @@ class Method(NamedTuple):
   Attributes:
     directions: those of `DIRECTIONS` that it is given; empty: it knows nothing of a light.
     estimate: a square `[320, 320]`, and its subject's under the flash at the camera -> the light; None: not asked.
-    open: a square to be relit -> how to relight it.
+    open: a square to be relit, and its subject's under the flash at the camera -> how to relight it.
   """
 
   directions: Sequence[str]
   estimate: Callable[[np.ndarray, np.ndarray], Light] | None
-  open: Callable[[np.ndarray], Relight]
+  open: Callable[[np.ndarray, np.ndarray], Relight]
 
 
 def read_subject(folder: Path, *, as_stored: bool = False) -> dict[str, np.ndarray]:
@@ -167,7 +172,7 @@ def gray_of_lightness(lightness: np.ndarray) -> np.ndarray:
 
 def identity() -> Method:
   """Gives back the source."""
-  return Method((), None, lambda source: lambda light, stops: source)
+  return Method((), None, lambda picture, source: lambda light, stops: picture)
 
 
 FindFace = Callable[[np.ndarray], Face]
@@ -212,8 +217,8 @@ def network(weights: str, size: int | None, find: FindFace) -> Method:
     own = jax.tree.map(lambda part: np.asarray(part)[0], encode(picture, source).light)
     return light_module.as_light(own)
 
-  def open_source(source):
-    encoding = encode(source, source)
+  def open_picture(picture, source):
+    encoding = encode(picture, source)
 
     def relight(light, stops):
       batch = jax.tree.map(lambda part: part[None], light)
@@ -222,7 +227,7 @@ def network(weights: str, size: int | None, find: FindFace) -> Method:
 
     return relight
 
-  return Method(directions, estimate, open_source)
+  return Method(directions, estimate, open_picture)
 
 
 class Shape(NamedTuple):
@@ -265,9 +270,9 @@ class RatioImages:
     light = light_estimation.estimate_light(luminance, shape.normal, shape.skin)
     return light_module.soft_light(light * luminance[shape.skin].mean())
 
-  def _open(self, source: np.ndarray, shading, source_known: bool = False) -> Relight:
-    shape, luminance = self.shape(source), color.linearise(source)
-    own = None if source_known else self.estimate(source, source)
+  def _open(self, picture: np.ndarray, source: np.ndarray, shading, source_known: bool = False) -> Relight:
+    shape, luminance = self.shape(source), color.linearise(picture)
+    own = None if source_known else self.estimate(picture, source)
     skin = shape.skin.astype(np.float32)
 
     def relight(light, stops):
@@ -320,8 +325,9 @@ def evaluate(
     as_stored: scores are those of gray sRGB instead of L / 100.
 
   Returns:
-    For each way to name a light a list of scores with subject and flash; and as `lights` the lights that were
-    estimated, as nine numbers. The scores of a method that knows nothing of a light are those of "".
+    For each way to name a light a list of scores with subject and flash; as `lights` the lights that were estimated,
+    as nine numbers; and as `even` what `under_even_light` gives. The scores of a method that knows nothing of a light
+    are those of "".
   """
   rows = collections.defaultdict(list)
   compared = (lambda gray: gray) if as_stored else lightness_of_gray
@@ -335,7 +341,9 @@ def evaluate(
         for flash, light in estimates[subject].items()
       ]
   for subject, photos in squares.items():
-    relight = method.open(photos[SOURCE])
+    relight = method.open(photos[SOURCE], photos[SOURCE])
+    if method.estimate:
+      rows["even"] += [{"subject": subject} | row for row in under_even_light(method, photos)]
     for flash in (flash for flash in TARGETS if flash in photos):
       named = {name: (DIRECTIONS[name](flash), 0.0) for name in method.directions} or {"": (None, None)}
       if method.estimate:
@@ -345,6 +353,30 @@ def evaluate(
         score = scores(compared(relit), compared(crop(photos[flash])))
         rows[naming].append({"subject": subject, "flash": flash, **score})
   return dict(rows)
+
+
+def under_even_light(method: Method, photos: Mapping[str, np.ndarray]) -> list[dict]:
+  """What is left of the light of photos that are lit from the side.
+
+  Args:
+    method: what relights.
+    photos: the squares of a subject by flash.
+
+  Returns:
+    For each such flash a dict: `flash`, and as `left` the share of the cheeks' difference that remains.
+  """
+  rows, albedo = [], unevenness(photos[SOURCE])
+  for flash in (flash for flash in FROM_THE_SIDE if flash in photos):
+    relit = method.open(photos[flash], photos[SOURCE])(light_module.even_light(), 0.0)
+    before, after = (unevenness(each) - albedo for each in (photos[flash], relit))
+    rows.append({"flash": flash, "left": abs(after / before)})
+  return rows
+
+
+def unevenness(square: np.ndarray) -> float:
+  """By how much one cheek of a square `[320, 320]` is brighter than the other in linear light, a natural logarithm."""
+  first, second = (float(np.median(color.linearise(crop(square)[cheek]))) for cheek in _CHEEKS)
+  return float(np.log(max(first, 1e-4)) - np.log(max(second, 1e-4)))
 
 
 def transferred(estimates: Mapping[str, Mapping[str, Light]], subject: str, flash: str) -> Light:
@@ -477,6 +509,20 @@ def _report(results: dict[str, dict[str, list[dict]]], count: int, *, as_stored:
       for name, s in seen.items()
     ],
   )
+  _report_even(results)
+
+
+def _report_even(results: dict[str, dict[str, list[dict]]]) -> None:
+  """Prints what even light leaves of flashes from the side."""
+  print("## What is left of the difference of the cheeks under even light, by flash from the side\n")
+  rows = []
+  for name, result in results.items():
+    left = {flash: [row["left"] for row in result.get("even", ()) if row["flash"] == flash] for flash in FROM_THE_SIDE}
+    values = [value for each in left.values() for value in each]
+    if values:
+      cells = (np.mean(values), np.median(values), *(np.mean(each) if each else np.nan for each in left.values()))
+      rows.append([name, *(f"{cell:.2f}" for cell in cells)])
+  _print_table(["", "mean", "median", *FROM_THE_SIDE], rows)
 
 
 def _report_wins(results: dict[str, dict[str, list[dict]]]) -> None:

@@ -62,6 +62,18 @@ class TestScores:
     assert scores["brightness"] == pytest.approx(0.5)
     assert scores["l1"] == pytest.approx(0.5 * face[yale_b.FACE].mean(), rel=1e-4)
 
+  def test_what_is_left_of_a_side_is_counted_from_the_frontal_photo(self, face):
+    face = 0.2 + 0.6 * face / face.max()
+    side = face * np.linspace(1, 0.3, 168, dtype=np.float32)
+    front, lit = yale_b.square(face), yale_b.square(side)
+    photos = {yale_b.SOURCE: front, yale_b.FROM_THE_SIDE[0]: lit, "A+000E+45": lit}
+    for relit, left in ((lit, 1), (front, 0), ((front + lit) / 2, 0.5)):
+      method = yale_b.Method((), None, lambda picture, source, relit=relit: lambda light, stops: relit)
+      (row,) = yale_b.under_even_light(method, photos)
+      assert row["flash"] == yale_b.FROM_THE_SIDE[0]
+      assert row["left"] == pytest.approx(left, abs=0.15)
+    assert yale_b.unevenness(lit) > yale_b.unevenness(front) + 0.3
+
   def test_better_flashes_are_counted_against_the_best_naming_of_the_kind(self):
     def rows(*values):
       return [
